@@ -1,0 +1,1 @@
+"""Hyperparameter search for two-stage, long-tailed medical image classification."""

@@ -1,0 +1,62 @@
+"""The address of a stage 1: equal for two trials exactly if their stage 1 is the same computation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lt_search.parameters import active_names
+from lt_search.spec import RunSpec, parse_config, trainer_type
+from lt_search.values import flatten
+
+
+def content_hash(*parts: Any) -> str:
+    """A hex digest of plain values (32 digits), independent of the order of mapping keys."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def stage1_address(spec: RunSpec, values: Mapping[str, Any]) -> str:
+    """The address of the stage 1 of a trial.
+
+    Args:
+        spec: the run.
+        values: the parameters that the trial drew, by flat name. Inactive ones do not count.
+    """
+    trainer = trainer_type(spec.trainer)
+    flat = {**flatten(spec.config), **values}
+    inactive = set(spec.search) - set(active_names(spec.parameters, flat))
+    stage1 = {name: value for name, value in flat.items() if name.startswith("stage1.") and name not in inactive}
+    needed = parse_config(trainer.config_type, flat).resources()
+    return content_hash(
+        {
+            "trainer": trainer.name,
+            "code_version": trainer.code_version,
+            "stage1": stage1,
+            "data": spec.data.fingerprint,
+            "split": spec.data.split_hash,
+            "pixels": spec.data.pixels.get("train"),
+            "image_size": spec.data.image_size,
+            "seed": spec.seed,
+            "resources": {resource.key: spec.resources.get(resource.key) for resource in needed},
+        }
+    )
+
+
+def hash_tensors(tensors: Mapping[str, Any]) -> str:
+    """A digest of named tensors: names, shapes, types and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous()
+        shape: Sequence[int] = array.shape
+        digest.update(f"{name} {array.dtype} {tuple(shape)}".encode())
+        digest.update(array.view(-1).view(_byte_type()).numpy().tobytes() if array.numel() else b"")
+    return digest.hexdigest()
+
+
+def _byte_type() -> Any:
+    import torch
+
+    return torch.uint8

@@ -1,0 +1,82 @@
+"""Checkpoints of trials: one safetensors file an attempt, replaced atomically, never unpickled."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lt_search.messages import StepReport, TrialJob
+
+if TYPE_CHECKING:
+    from lt_search.store import FolderStore
+    from trainers.base import State
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trial's state after a step, with the report of that step."""
+
+    report: StepReport
+    state: State
+
+
+def trial_folder(number: int) -> str:
+    """Name of a trial's folder in the run's store."""
+    return f"trials/{number:04d}"
+
+
+def _name(number: int, attempt: int) -> str:
+    return f"{trial_folder(number)}/checkpoint-a{attempt:03d}.safetensors"
+
+
+def save_checkpoint(store: FolderStore, job: TrialJob, checkpoint: Checkpoint) -> None:
+    """Writes the state of an attempt in place of its earlier one."""
+    from safetensors.torch import save_file
+
+    from trainers.state import pack
+
+    tensors, text = pack(checkpoint.state)
+    metadata = {"state": text, "report": checkpoint.report.to_json()}
+    name = _name(job.number, job.attempt)
+    store.write_with(name, lambda path: save_file(tensors, str(path), metadata=metadata))
+
+
+def load_checkpoint(store: FolderStore, number: int) -> Checkpoint | None:
+    """The furthest readable checkpoint of a trial over all its attempts; None if there is none.
+
+    A damaged file is reported and passed over: the trial then goes on from an earlier state, or starts again.
+    """
+    best: Checkpoint | None = None
+    for name in checkpoint_files(store, number):
+        checkpoint = _read(store, name)
+        if checkpoint and (best is None or checkpoint.report.rung > best.report.rung):
+            best = checkpoint
+    return best
+
+
+def checkpoint_files(store: FolderStore, number: int) -> list[str]:
+    """Names of a trial's checkpoints, oldest attempt first."""
+    return store.list(trial_folder(number), "checkpoint-a*.safetensors")
+
+
+def remove_checkpoints(store: FolderStore, number: int) -> None:
+    """Drops all checkpoints of a trial."""
+    for name in checkpoint_files(store, number):
+        store.remove(name)
+
+
+def _read(store: FolderStore, name: str) -> Checkpoint | None:
+    from safetensors import SafetensorError, safe_open
+
+    from trainers.state import unpack
+
+    try:
+        with safe_open(str(store.path(name)), framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        state = unpack(tensors, metadata["state"])
+        return Checkpoint(StepReport.from_json(metadata["report"]), state)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        logging.getLogger(__name__).warning("checkpoint %s is damaged and is not used: %s", name, error)
+        return None

@@ -1,0 +1,320 @@
+"""The command line. Heavy packages are imported by the command that needs them, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lt_search.durations import parse_duration
+from lt_search.errors import Problems, UserError
+from lt_search.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lt_search.drive import RunOptions
+    from lt_search.spec import SpecOptions
+
+T = TypeVar("T")
+
+
+class _Arguments:
+    """Reads option values, collecting what is wrong with all of them."""
+
+    def __init__(self, namespace: argparse.Namespace) -> None:
+        self._namespace = namespace
+        self.problems = Problems()
+
+    def text(self, name: str) -> Any:
+        """An option as given; None if it was not."""
+        return getattr(self._namespace, name)
+
+    def read(self, name: str, reader: Callable[[str], T]) -> T | None:
+        """An option as `reader` reads it; None if it was not given or is wrong."""
+        text = getattr(self._namespace, name)
+        if text is None:
+            return None
+        try:
+            return reader(text)
+        except ValueError as error:
+            self.problems.add(f"--{name.replace('_', '-')}", str(error))
+            return None
+
+
+def _within(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], Any]:
+    """Reads a number of a kind (`int` or `float`) that lies within bounds."""
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        if not low <= number <= high:
+            raise ValueError(f"{number:g} is outside {low:g} to {high:g}")
+        return number
+
+    return read
+
+
+def _gpus(text: str) -> str:
+    if text == "auto":
+        return text
+    number = _within(float, 0, 64)(text)
+    if number > 1 and not number.is_integer():
+        raise ValueError(f"{text} is neither a share of one GPU nor a whole number of them")
+    return text
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `lt-search`."""
+    parser = argparse.ArgumentParser(
+        prog="lt-search",
+        description="Hyperparameter search for two-stage, long-tailed medical image classification.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    search = commands.add_parser("search", help="start or go on with a search (what run_search.py does)")
+    _add_search_options(search)
+
+    status = commands.add_parser("status", help="how a run stands, also while it runs")
+    _add_run(status)
+    export = commands.add_parser("export", help="write a run's best configuration and model to its best/")
+    _add_run(export)
+    report = commands.add_parser("report", help="write a run's report.html")
+    _add_run(report)
+
+    evaluate = commands.add_parser("evaluate", help="score an exported model again, on val or on test")
+    evaluate.add_argument("folder", help="a run's best/")
+    evaluate.add_argument("--split", choices=("val", "test"), default="val")
+    evaluate.add_argument("--dataset", metavar="NAME|FILE.csv", help="where the data is now, if it has moved")
+    evaluate.add_argument("--data-root", metavar="DIR")
+
+    spaces = commands.add_parser("spaces", help="list search spaces, or show one with all its trainer's fields")
+    spaces.add_argument("name", nargs="?", metavar="NAME|FILE.yaml")
+
+    data = commands.add_parser("data", help="look at a data set")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="what is there, and everything that is wrong with it")
+    check.add_argument("--dataset", required=True, metavar="NAME|FILE.csv")
+    check.add_argument("--data-root", metavar="DIR")
+    check.add_argument("--split-seed", metavar="N")
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="name or folder of a run")
+    parser.add_argument("--storage", default="runs", metavar="DIR", help="where runs are (default: runs)")
+
+
+def _add_search_options(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is searched (kept in the run; decides its results)")
+    what.add_argument("--space", metavar="NAME|FILE.yaml", help="the search space; `lt-search spaces` lists them")
+    what.add_argument("--dataset", metavar="NAME|FILE.csv", help="default: bundled images that fit the space")
+    what.add_argument("--data-root", metavar="DIR", help="where image paths start; default: the CSV's folder")
+    what.add_argument("--image-size", metavar="N", help="side in pixels to which images are decoded")
+    what.add_argument("--budget", metavar="auto|small|full", help="auto takes it from data and device, and says so")
+    what.add_argument("--metric", metavar="NAME", help="objective, such as mAP or BACC; default: the space's")
+    what.add_argument("--set", action="append", metavar="NAME=VALUE", help="fix a parameter or any config field")
+    what.add_argument("--search", action="append", metavar="NAME=RANGE", help="search one more, or another range")
+    what.add_argument("--sampler", metavar="tpe|random", help="how trials are proposed (default: tpe)")
+    what.add_argument("--seed", metavar="N", help="of training and proposals (default: 0)")
+    what.add_argument("--split-seed", metavar="N", help="of the split, where the data gives none (default: 0)")
+    what.add_argument("--no-prune", action="store_true", help="train every trial to its end, for comparisons")
+    how = parser.add_argument_group("how it is carried out")
+    how.add_argument("--trials", metavar="N", help="trials in all; with --resume it extends a run")
+    how.add_argument("--time-budget", metavar="2h", help="stop after this time; the run stays resumable")
+    how.add_argument("--max-concurrent", metavar="N", help="trials at once; default: as many as fit")
+    how.add_argument("--cpus-per-trial", metavar="N", help="CPU cores a trial takes (default: 1)")
+    how.add_argument("--gpus-per-trial", metavar="auto|F", help="GPUs a trial takes; 0.5 lets two share one")
+    how.add_argument("--address", metavar="auto|HOST:PORT", help="a running Ray cluster; default: this machine")
+    how.add_argument("--storage", metavar="DIR", help="where runs are kept (default: runs)")
+    how.add_argument("--keep-gb", metavar="F", help="disk for models of finished trials (default: 10)")
+    how.add_argument("--name", metavar="NAME", help="of the run; default: the space's name and a number")
+    how.add_argument("--resume", metavar="NAME", help="go on with a run")
+    how.add_argument("--plan", action="store_true", help="say what the search would take, and run nothing")
+
+
+def _search(namespace: argparse.Namespace, console: Console) -> int:
+    what, how = _search_options(namespace)
+    from lt_search.run import search
+
+    return search(what, how, console)
+
+
+def _search_options(namespace: argparse.Namespace) -> tuple[SpecOptions, RunOptions]:
+    arguments = _Arguments(namespace)
+    given: dict[str, Any] = {
+        "dataset": _absolute(arguments.text("dataset"), (".csv",)),
+        "data_root": _absolute(arguments.text("data_root")),
+        "image_size": arguments.read("image_size", _within(int, 8, 4096)),
+        "budget": arguments.read("budget", _word("auto", "small", "full")),
+        "metric": arguments.text("metric"),
+        "seed": arguments.read("seed", _within(int, 0, 2**31 - 1)),
+        "split_seed": arguments.read("split_seed", _within(int, 0, 2**31 - 1)),
+        "set": tuple(arguments.text("set") or ()) or None,
+        "search": tuple(arguments.text("search") or ()) or None,
+        "sampler": arguments.read("sampler", _word("tpe", "random")),
+        "prune": False if arguments.text("no_prune") else None,
+    }
+    how = {
+        "storage": arguments.text("storage"),
+        "name": arguments.text("name"),
+        "resume": arguments.text("resume"),
+        "trials": arguments.read("trials", _within(int, 1, 1_000_000)),
+        "time_budget": arguments.read("time_budget", parse_duration),
+        "max_concurrent": arguments.read("max_concurrent", _within(int, 1, 100_000)),
+        "address": arguments.text("address"),
+        "gpus_per_trial": arguments.read("gpus_per_trial", _gpus),
+        "cpus_per_trial": arguments.read("cpus_per_trial", _within(int, 1, 1024)),
+        "keep_gb": arguments.read("keep_gb", _within(float, 0, 1e6)),
+        "plan": arguments.text("plan") or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    how = {name: value for name, value in how.items() if value is not None}
+    space = _absolute(arguments.text("space"), (".yaml", ".yml"))
+    problems = arguments.problems
+    if "resume" in how:
+        if "name" in how:
+            problems.add("--name", "goes with a new run, and --resume names an old one", "give one of the two")
+    elif space is None:
+        problems.add("--space", "is missing", "name a space; `lt-search spaces` lists them")
+    problems.raise_if_any()
+
+    from lt_search.drive import RunOptions
+    from lt_search.spec import SpecOptions
+
+    return SpecOptions(space or "", **given), RunOptions(**how)
+
+
+def _absolute(text: str | None, suffixes: tuple[str, ...] = ()) -> str | None:
+    """A path that means the same from every folder; names (without one of the suffixes) stay as they are."""
+    if text is None or (suffixes and not text.lower().endswith(suffixes)):
+        return text
+    return str(Path(text).expanduser().absolute())
+
+
+def _word(*words: str) -> Callable[[str], Any]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return read
+
+
+def _status(namespace: argparse.Namespace, console: Console) -> int:
+    from lt_search.journal import Journal
+    from lt_search.live import render_leaderboard, render_status
+    from lt_search.referee import last_step
+    from lt_search.run_folder import JOURNAL, open_run
+    from lt_search.store import FolderStore
+    from lt_search.summary import summarise
+
+    store, spec = open_run(FolderStore(Path(namespace.storage)), namespace.run, "RUN")
+    try:
+        summary = summarise(spec, Journal.reader(store.path(JOURNAL)))
+    except (FileNotFoundError, KeyError):
+        console.print(f"{store.root.name} has no trials yet", markup=False)
+        return ExitCode.DONE
+    running = {trial.number: last_step(store, trial.number) for trial in summary.of_state("running")}
+    console.print(render_status(spec, summary, running, None, max(1, len(running))))
+    if summary.leaderboard:
+        console.print(render_leaderboard(spec, summary))
+    for trial in summary.of_state("failed"):
+        console.print(f"trial {trial.number} failed: {trial.note.splitlines()[0]}", highlight=False, markup=False)
+    return ExitCode.DONE
+
+
+def _export(namespace: argparse.Namespace, console: Console) -> int:
+    from lt_search.export import export_best
+    from lt_search.journal import Journal
+    from lt_search.run_folder import JOURNAL, open_run
+    from lt_search.store import FolderStore
+    from lt_search.summary import summarise
+
+    store, spec = open_run(FolderStore(Path(namespace.storage)), namespace.run, "RUN")
+    folder = export_best(spec, store, summarise(spec, Journal.reader(store.path(JOURNAL))))
+    console.print(f"exported to {folder}", highlight=False, markup=False, soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _report(namespace: argparse.Namespace, console: Console) -> int:
+    from lt_search.journal import Journal
+    from lt_search.reporting import REPORT, write_report
+    from lt_search.run_folder import JOURNAL, open_run
+    from lt_search.store import FolderStore
+
+    store, spec = open_run(FolderStore(Path(namespace.storage)), namespace.run, "RUN")
+    write_report(spec, Journal.reader(store.path(JOURNAL)), store)
+    console.print(f"wrote {store.path(REPORT)}", highlight=False, markup=False, soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _evaluate(namespace: argparse.Namespace, console: Console) -> int:
+    from lt_search.evaluation import evaluate_export
+
+    return evaluate_export(
+        Path(namespace.folder),
+        namespace.split,
+        console,
+        dataset=namespace.dataset,
+        data_root=namespace.data_root,
+    )
+
+
+def _spaces(namespace: argparse.Namespace, console: Console) -> int:
+    from lt_search.space_listing import list_spaces, show_space
+
+    console.print(show_space(namespace.name) if namespace.name else list_spaces())
+    return ExitCode.DONE
+
+
+def _data(namespace: argparse.Namespace, console: Console) -> int:
+    arguments = _Arguments(namespace)
+    split_seed = arguments.read("split_seed", _within(int, 0, 2**31 - 1)) or 0
+    arguments.problems.raise_if_any()
+    from lt_search.data.check import describe
+    from lt_search.data.registry import load_dataset
+
+    root = Path(namespace.data_root) if namespace.data_root else None
+    found = describe(load_dataset(namespace.dataset, root, split_seed), progress=console.is_terminal)
+    console.print(found.render(), highlight=False, markup=False, soft_wrap=True)
+    return ExitCode.DONE if found.sound else ExitCode.BAD_INPUT
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
+    "search": _search,
+    "status": _status,
+    "export": _export,
+    "report": _report,
+    "evaluate": _evaluate,
+    "spaces": _spaces,
+    "data": _data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
+    namespace = build_parser().parse_args(argv)
+    from rich.console import Console
+
+    try:
+        return _COMMANDS[namespace.command](namespace, Console())
+    except UserError as error:
+        count = len(error.problems)
+        head = "one thing is wrong" if count == 1 else f"{count} things are wrong"
+        sys.stderr.write(f"lt-search: {head} with the input\n")
+        for problem in error.problems:
+            sys.stderr.write(f"  {problem}\n")
+        return ExitCode.BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("lt-search: interrupted\n")
+        return ExitCode.INTERRUPTED
+
+
+def entry_point() -> None:
+    """The console script `lt-search`."""
+    sys.exit(main())

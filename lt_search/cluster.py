@@ -1,0 +1,140 @@
+"""Ray: how it is started, and how many trials fit on what is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lt_search.errors import Problem, UserError
+
+CONNECT_SECONDS = 5.0
+"""Longest wait for a cluster's address to answer."""
+
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they cost five times a report, and repeat our own logs
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C and SIGTERM are handled alike, by us
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # else a searcher is asked for one pending trial at a time
+    "TUNE_RESULT_BUFFER_LENGTH": "1",  # a rung must decide before the next step is trained
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # Ray's own experiment state is never used
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What one trial takes."""
+
+    cpus: int = 1
+    """CPU cores; also the threads that torch uses."""
+    gpus: float = 0.0
+    """GPUs; a fraction lets trials share one."""
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Connects to a cluster, or starts Ray on this machine and stops it again.
+
+    Args:
+        address: `auto`, `HOST:PORT`, or None for this machine alone.
+
+    Raises:
+        UserError: if there is no cluster at the address.
+    """
+    for name, value in _TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _check_answers(address)
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        raise UserError(_no_cluster(address, str(error).splitlines()[0])) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuses a HOST:PORT where nothing listens; Ray itself would try it for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(_no_cluster(str(address), str(error))) from error
+
+
+def _no_cluster(address: str, reason: str) -> Problem:
+    return Problem(
+        "--address",
+        f"no Ray cluster answers at {address!r}: {reason}",
+        "start one with `ray start --head`, or leave --address out to use this machine",
+    )
+
+
+def cluster_has_gpu() -> bool:
+    """Whether any node of the connected cluster has a GPU."""
+    import ray
+
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+def fit(there: Mapping[str, float], each: TrialResources) -> int:
+    """How many trials fit on a cluster's resources at once. A share of a GPU is never put together from several."""
+    by_cpu = int(there.get("CPU", 0) // each.cpus)
+    if each.gpus == 0:
+        return by_cpu
+    gpus = int(there.get("GPU", 0))
+    by_gpu = gpus * int(1 / each.gpus) if each.gpus < 1 else int(gpus // each.gpus)
+    return min(by_cpu, by_gpu)
+
+
+def trials_that_fit(each: TrialResources) -> int:
+    """How many trials the connected cluster can run at once now; nodes that joined since are counted."""
+    import ray
+
+    return fit(ray.cluster_resources(), each)
+
+
+def choose_resources(cpus: int, gpus: str) -> TrialResources:
+    """The resources of a trial, `--gpus-per-trial auto` resolved: one GPU where there are any.
+
+    Raises:
+        UserError: if no trial fits on the cluster.
+    """
+    amount = (1.0 if cluster_has_gpu() else 0.0) if gpus == "auto" else float(gpus)
+    each = TrialResources(cpus, amount)
+    if trials_that_fit(each) < 1:
+        import ray
+
+        there = ray.cluster_resources()
+        what = f"a trial takes {cpus} CPUs and {amount:g} GPUs, and there are {there.get('CPU', 0):g} CPUs and "
+        raise UserError(
+            Problem(
+                "--cpus-per-trial, --gpus-per-trial",
+                f"{what}{there.get('GPU', 0):g} GPUs in all",
+                "ask for less, or connect to a larger cluster with --address",
+            )
+        )
+    return each

@@ -1,0 +1,162 @@
+"""What is in a data set, and everything that is wrong with its images: the content of `lt-search data check`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from lt_search.class_groups import ClassGroups, class_groups
+from lt_search.data.label_table import LISTED
+from lt_search.data.table import Dataset, ImageHeader, Part, PartName, UnreadableImageError
+from lt_search.data.workers import progress_bar, usable_cores
+from trainers.task import Task
+
+
+@dataclass(frozen=True)
+class PartDescription:
+    """What was found in one part."""
+
+    images: int
+    groups: int
+    """Different patients or groups."""
+    unlabelled: int
+    """Images without any label; 0 for multi-class."""
+    counts: tuple[int, ...]
+    """(C,) images of each class."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was found in a data set after decoding every image."""
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    fingerprint: str
+    split_hash: str
+    split_origin: str
+    channels: int
+    parts: Mapping[PartName, PartDescription]
+    class_groups: ClassGroups
+    """Head, medium and tail classes, by training images."""
+    modes: Mapping[str, int]
+    """Files of each pixel format, as Pillow names it."""
+    sizes: Mapping[tuple[int, int], int]
+    """Images of each (width, height)."""
+    unreadable: tuple[str, ...]
+    """Images that cannot be decoded, each with its part and the reason."""
+    warnings: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every image can be decoded."""
+        return not self.unreadable
+
+    def render(self) -> str:
+        """The description as text, for a terminal or a log."""
+        lines = [
+            f"{self.name}: {self.task}, {sum(part.images for part in self.parts.values())} images, "
+            f"{len(self.classes)} classes",
+            f"fingerprint {self.fingerprint}, split {self.split_hash} ({self.split_origin})",
+            f"images: {self._sizes()}; {_counted(self.modes)}; {'grey' if self.channels == 1 else 'RGB'} to a trainer",
+            "",
+            *self._table(),
+        ]
+        for title, items in (("warnings", self.warnings), ("cannot be decoded", self.unreadable)):
+            if items:
+                lines += ["", f"{title} ({len(items)}):", *(f"  {item}" for item in items[:LISTED])]
+                lines += [f"  and {len(items) - LISTED} more"] if len(items) > LISTED else []
+        return "\n".join(lines)
+
+    def _sizes(self) -> str:
+        if not self.sizes:
+            return "no size known"
+        if len(self.sizes) == 1:
+            ((width, height),) = self.sizes
+            return f"all {width} x {height}"
+        widths, heights = zip(*self.sizes, strict=True)
+        return f"{len(self.sizes)} sizes, {min(widths)}-{max(widths)} wide and {min(heights)}-{max(heights)} high"
+
+    def _table(self) -> list[str]:
+        """Rows of counts per part: the classes from head to tail, then images and groups."""
+        group_of = {index: name for name, indices in self.class_groups.items() for index in indices}
+        parts = list(self.parts.values())
+        rows = [["class", "", *self.parts]]
+        for index in sorted(group_of, key=list(group_of).index):
+            rows.append([self.classes[index], group_of[index], *(str(part.counts[index]) for part in parts)])
+        if any(part.unlabelled for part in parts):
+            rows.append(["(no label)", "", *(str(part.unlabelled) for part in parts)])
+        rows.append(["images", "", *(str(part.images) for part in parts)])
+        rows.append(["patients or groups", "", *(str(part.groups) for part in parts)])
+        return _aligned(rows)
+
+
+def describe(dataset: Dataset, *, workers: int | None = None, progress: bool = False) -> Description:
+    """Decodes every image of all parts and says what was found.
+
+    Args:
+        dataset: what to look at.
+        workers: decoding threads; None for one per core that this process may use.
+        progress: show a progress bar, where standard error is a terminal.
+    """
+    modes: Counter[str] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    unreadable: list[str] = []
+    looks = [(part, index) for part in dataset.parts() for index in range(len(part))]
+    with ThreadPoolExecutor(workers or usable_cores()) as pool, progress_bar(progress) as bar:
+        found = bar.track(pool.map(_look, looks), total=len(looks), description="decoding images")
+        for (part, index), header in zip(looks, found, strict=True):
+            if isinstance(header, ImageHeader):
+                modes[header.mode] += 1
+                sizes[header.width, header.height] += 1
+            else:
+                unreadable.append(f"{part.name}: {part.ids[index]} ({header})")
+    return Description(
+        name=dataset.name,
+        task=dataset.task,
+        classes=dataset.classes,
+        fingerprint=dataset.fingerprint,
+        split_hash=dataset.split_hash,
+        split_origin=dataset.split_origin,
+        channels=dataset.train.source.channels(),
+        parts={part.name: _describe_part(part, len(dataset.classes)) for part in dataset.parts()},
+        class_groups=class_groups(dataset.train_counts().tolist()),
+        modes=dict(modes),
+        sizes=dict(sizes),
+        unreadable=tuple(unreadable),
+        warnings=dataset.warnings,
+    )
+
+
+def _look(where: tuple[Part, int]) -> ImageHeader | str:
+    """The header of an image that can be decoded, else what is wrong with it."""
+    part, index = where
+    try:
+        header = part.source.header(index)
+    except UnreadableImageError as error:
+        return str(error)
+    return part.source.check(index) or header
+
+
+def _describe_part(part: Part, n_classes: int) -> PartDescription:
+    unlabelled = int((part.labels.sum(axis=1) == 0).sum()) if part.labels.ndim == 2 else 0
+    counts = tuple(int(count) for count in part.counts(n_classes))
+    return PartDescription(len(part), len(set(part.groups)), unlabelled, counts)
+
+
+def _counted(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(found.items(), key=lambda item: -item[1])) or "none"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines; the first two columns to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]

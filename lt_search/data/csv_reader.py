@@ -1,0 +1,194 @@
+"""A data set from a table of files: `image,label[,patient][,group][,split]`, one row per image.
+
+- `image`: path of the file, from the table's folder or from `data_root`.
+- `label`: one class name, or several separated by `|`, or nothing. A table with any `|` or any empty label is
+  multi-label, where an empty label means that the image has none of the classes; otherwise it is multi-class.
+  Classes are in sorted order of their names.
+- `patient`, `group`: what must stay on one side of the split. Images that share a patient *or* a group stay
+  together; a blank cell ties an image to nothing.
+- `split`: train (or training), val (valid, validation, dev) or test (testing), in any case. Where it is given it
+  is used as it is: a patient in two splits is then an error, a group in two splits a warning. Else images are divided
+  7:1:2, see `lt_search.data.splits`.
+
+Other columns are ignored, as are the case of column names, blanks around cells and the order of the rows. All
+images are grey to the trainer if every file is; else all are RGB. Every mistake is found and reported at once,
+except that files are only decoded later (see `lt_search.data.decoded` and `lt_search.data.check`), so that a
+truncated file is not noticed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lt_search.data.file_source import FileImages, FileState, inspect_files
+from lt_search.data.label_table import Row, check_rows, given_split, listing, read_rows, split_warnings
+from lt_search.data.splits import SHARES, split_groups
+from lt_search.data.table import (
+    PART_NAMES,
+    Dataset,
+    Labels,
+    Part,
+    PartName,
+    digest,
+    digest_rows,
+    digest_split,
+    scarcity_warnings,
+)
+from lt_search.data.units import unit_name, units_of
+from lt_search.errors import Problems
+from trainers.task import Task
+
+
+def read_csv_dataset(table: Path, data_root: Path | None = None, split_seed: int = 0) -> Dataset:
+    """Reads a table and the headers of all its images.
+
+    Args:
+        table: the CSV file.
+        data_root: folder that image paths start from; None for the table's own.
+        split_seed: moves patients and groups between parts where the table gives no split.
+
+    Raises:
+        UserError: with every mistake found in the table and every file that is missing or no image.
+    """
+    rows = sorted(read_rows(table), key=lambda row: row.image)
+    folder = (data_root or table.parent).absolute()
+    classes = tuple(sorted({label for row in rows for label in row.labels}))
+    problems = Problems()
+    check_rows(rows, table, problems)
+    parts_given = given_split(rows, table, problems)
+    states = _inspect(rows, folder, table, data_root, problems)
+
+    membership = _membership(rows, classes)
+    units = units_of(rows)
+    if parts_given is not None:
+        part_of = np.array([PART_NAMES.index(part) for part in parts_given])
+        origin = "given by the split column"
+        _check_given_parts(part_of, membership, classes, table, problems)
+        problems.raise_if_any()
+    else:
+        problems.raise_if_any()
+        part_of = split_groups(membership, units, split_seed)
+        origin = f"{':'.join(map(str, SHARES))} by {unit_name(rows)}, seed {split_seed}"
+        _check_own_parts(part_of, table, problems)
+        problems.raise_if_any()
+
+    multi_label = any(len(row.labels) != 1 for row in rows)
+    labels: Labels = membership if multi_label else membership.argmax(axis=1).astype(np.int64)
+    grey = all(state.grey for state in states)
+
+    def part(name: PartName) -> Part:
+        chosen = np.flatnonzero(part_of == PART_NAMES.index(name))
+        names = tuple(rows[index].image for index in chosen)
+        own_units = tuple(units[index] for index in chosen)
+        own_states = [states[index] for index in chosen]
+        return Part(
+            name=name,
+            ids=names,
+            labels=labels[chosen],
+            groups=own_units,
+            source=FileImages.of(folder, names, own_states, grey),
+            fingerprint=digest_rows(names, labels[chosen], own_units, [state.size for state in own_states]),
+        )
+
+    parts = [part(name) for name in PART_NAMES]
+    images = digest_rows([row.image for row in rows], labels, units, [state.size for state in states])
+    train, val, test = parts
+    return Dataset(
+        name=_name(table),
+        task=Task.MULTI_LABEL if multi_label else Task.MULTI_CLASS,
+        classes=classes,
+        train=train,
+        val=val,
+        test=test,
+        fingerprint=digest((*classes, images)),
+        split_hash=digest_split({one.name: one.ids for one in parts}),
+        split_origin=origin,
+        warnings=(*_task_warnings(rows, multi_label), *split_warnings(rows), *scarcity_warnings(classes, parts)),
+    )
+
+
+def _name(table: Path) -> str:
+    """The table's name, or its folder's where the table is just called labels or the like."""
+    stem = table.stem
+    return table.absolute().parent.name if stem in {"labels", "data", "table"} else stem
+
+
+def _inspect(
+    rows: Sequence[Row], folder: Path, table: Path, data_root: Path | None, problems: Problems
+) -> tuple[FileState, ...]:
+    """The state of each row's file, in order, unless it adds to `problems`."""
+    if not folder.is_dir():
+        problems.add("--data-root", f"no such folder: {data_root}", "give the folder that image paths start from")
+        return ()
+    names = [row.image for row in rows if row.image]
+    found = inspect_files(folder, names)
+    if found.missing:
+        hint = "give the folder that the paths start from with --data-root"
+        problems.add(
+            str(table),
+            f"{len(found.missing)} of {len(names)} images are missing from {folder}: {listing(found.missing)}",
+            hint if len(found.missing) == len(names) else "add the files, or remove their rows",
+        )
+    if found.unreadable:
+        problems.add(
+            str(table),
+            f"{len(found.unreadable)} of {len(names)} files are no image: {listing(found.unreadable)}",
+            "replace the files, or remove their rows",
+        )
+    return found.states
+
+
+def _membership(rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
+    column = {name: index for index, name in enumerate(classes)}
+    membership = np.zeros((len(rows), len(classes)), np.uint8)
+    for index, row in enumerate(rows):
+        for label in row.labels:
+            membership[index, column[label]] = 1
+    return membership
+
+
+def _check_given_parts(
+    part_of: npt.NDArray[np.int64],
+    membership: npt.NDArray[np.uint8],
+    classes: Sequence[str],
+    table: Path,
+    problems: Problems,
+) -> None:
+    empty = [name for index, name in enumerate(PART_NAMES) if not (part_of == index).any()]
+    for name in empty:
+        problems.add(
+            str(table),
+            f"no image is in the {name} split",
+            f"mark some rows as {name} in the split column, or remove the column to have the images divided",
+        )
+    counts = membership[part_of == PART_NAMES.index("train")].sum(axis=0)
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if absent and "train" not in empty:
+        problems.add(
+            str(table),
+            f"{len(absent)} classes have no training image: {listing(absent)}",
+            "move some of their images to the train split, or leave these classes out",
+        )
+
+
+def _check_own_parts(part_of: npt.NDArray[np.int64], table: Path, problems: Problems) -> None:
+    empty = [name for index, name in enumerate(PART_NAMES) if not (part_of == index).any()]
+    if empty:
+        problems.add(
+            str(table),
+            f"nothing is left for {' and '.join(empty)} once every class has a training image",
+            "add images of more patients or groups",
+        )
+
+
+def _task_warnings(rows: Sequence[Row], multi_label: bool) -> tuple[str, ...]:
+    """A hint where a few blank labels alone have made a multi-class table multi-label."""
+    blank = sorted(row.line for row in rows if not row.labels)
+    if multi_label and len(blank) * 20 < len(rows) and all(len(row.labels) <= 1 for row in rows):
+        lines = listing([str(line) for line in blank])
+        return (f"read as multi-label only because of {len(blank)} empty labels (lines {lines})",)
+    return ()

@@ -1,0 +1,110 @@
+"""The images of a part as files on disk, and what is known of files before they are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lt_search.data.image_files import GREY_MODES, read_header, read_image
+from lt_search.data.table import ImageHeader, UnreadableImageError, digest
+
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What is known of an image file without decoding it."""
+
+    size: int
+    """In bytes."""
+    changed_ns: int
+    """Time of the last change, in nanoseconds."""
+    grey: bool
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images in files: the `ImageSource` of a part read from a table."""
+
+    folder: Path
+    names: tuple[str, ...]
+    """(N,) paths from `folder`."""
+    n_channels: int
+    key: str
+
+    @classmethod
+    def of(cls, folder: Path, names: tuple[str, ...], states: Sequence[FileState], grey: bool) -> FileImages:
+        """The files of one part; `grey` says whether every file of the whole data set is."""
+        sizes = (state.size for state in states)
+        changes = (state.changed_ns for state in states)
+        n_channels = 1 if grey else 3
+        return cls(folder, names, n_channels, digest((str(folder), n_channels, *names, *sizes, *changes)))
+
+    def channels(self) -> int:
+        """1 if every file of the data set is grey, else 3."""
+        return self.n_channels
+
+    def header(self, index: int) -> ImageHeader:
+        """Mode and size as the file states them."""
+        return read_header(self.folder / self.names[index])
+
+    def decode(self, index: int, size: int) -> npt.NDArray[np.uint8]:
+        """(channels, size, size) uint8, by the rules of `lt_search.data.image_files`."""
+        return read_image(self.folder / self.names[index], self.n_channels, size)
+
+    def check(self, index: int) -> str | None:
+        """Decodes the file at its own size."""
+        try:
+            read_image(self.folder / self.names[index], self.n_channels)
+        except UnreadableImageError as error:
+            return str(error)
+        return None
+
+    def pixels_key(self) -> str:
+        """Hash of folder, names, file sizes and times of the last change."""
+        return self.key
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The outcome of looking at files without decoding them."""
+
+    states: tuple[FileState, ...]
+    """One per file, in order, where nothing is missing or unreadable."""
+    missing: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    """Names, each with the reason."""
+
+
+def inspect_files(folder: Path, names: Sequence[str]) -> Inspection:
+    """Looks at the size, the time of change and the header of every file.
+
+    Args:
+        folder: where the names start from.
+        names: (N,) paths from `folder`.
+    """
+
+    def inspect(name: str) -> FileState | FileNotFoundError | UnreadableImageError:
+        path = folder / name
+        try:
+            state = path.stat()
+            return FileState(state.st_size, state.st_mtime_ns, read_header(path).mode in GREY_MODES)
+        except (FileNotFoundError, NotADirectoryError):
+            return FileNotFoundError(name)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            return UnreadableImageError(f"{name} ({reason})")
+
+    # Threads, since on a network drive the time goes into waiting.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(inspect, names))
+    return Inspection(
+        states=tuple(one for one in found if isinstance(one, FileState)),
+        missing=tuple(str(one) for one in found if isinstance(one, FileNotFoundError)),
+        unreadable=tuple(str(one) for one in found if isinstance(one, UnreadableImageError)),
+    )

@@ -1,0 +1,46 @@
+"""What must stay on one side of the split: images tied to each other by a patient or a group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lt_search.data.label_table import Row
+
+
+def units_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """(N,) the unit of each row: images that share a patient or a group, directly or through others, share a unit.
+
+    A unit is named after the first, in sorted order, of its groups and patients. An image without either is a
+    unit of its own. So where all images have a group and no patient (or the reverse), units are just the groups.
+    """
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    ties = [_ties(row) for row in rows]
+    for first, *others in ties:
+        for other in others:
+            low, high = sorted((root(first), root(other)))
+            parent[high] = low
+    return tuple(root(first) for first, *_ in ties)
+
+
+def unit_name(rows: Sequence[Row]) -> str:
+    """What units are, in a word for a person: `group`, `patient`, `image`, or several of them."""
+    kinds = [
+        ("group", any(row.group for row in rows)),
+        ("patient", any(row.patient for row in rows)),
+        ("image", any(not row.group and not row.patient for row in rows)),
+    ]
+    return " and ".join(kind for kind, used in kinds if used)
+
+
+def _ties(row: Row) -> list[str]:
+    """The keys that tie this row to others; prefixed, since group 7 is not patient 7."""
+    named = (("group", row.group), ("patient", row.patient))
+    return [f"{kind}:{key}" for kind, key in named if key] or [f"image:{row.image}"]

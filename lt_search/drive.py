@@ -1,0 +1,193 @@
+"""Drives a search through Ray Tune, from the first trial that is handed out to the last one that is heard."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from lt_search.checkpoints import remove_checkpoints
+from lt_search.cluster import TrialResources, trials_that_fit
+from lt_search.exit_codes import ExitCode
+from lt_search.export import trim_checkpoints
+from lt_search.live import LiveStatus
+from lt_search.referee import Referee
+from lt_search.summary import summarise, trials_csv
+from lt_search.tensorboard_log import TensorBoardLog
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lt_search.journal import Journal
+    from lt_search.messages import RunInputs
+    from lt_search.spec import RunSpec
+    from lt_search.store import FolderStore
+
+RAY_LOG = "ray.log"
+
+WORKER_RESTARTS = 2
+"""How often a trial whose worker process died is handed to a new one. Errors of a trainer are never retried."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out. No part of its spec; another device or number of threads can move the last bits."""
+
+    storage: str = "runs"
+    name: str | None = None
+    resume: str | None = None
+    trials: int | None = None
+    """Trials to propose in all; None: the budget's, or what a resumed run already had."""
+    time_budget: float | None = None
+    """Seconds after which no more steps are trained; the run stays resumable."""
+    max_concurrent: int | None = None
+    address: str | None = None
+    gpus_per_trial: str = "auto"
+    cpus_per_trial: int = 1
+    keep_gb: float = 10.0
+    """Disk for the final checkpoints of finished trials, best first; the best one is always kept."""
+    plan: bool = False
+    """Only say what would be run."""
+    warm_workers: bool = True
+    """False starts a fresh process for every trial: the baseline of a benchmark."""
+
+
+@dataclass
+class StopReason:
+    """Why a search ends before all its trials have; empty while it goes on."""
+
+    text: str = ""
+    code: ExitCode = ExitCode.DONE
+    """Exit code of a search that ends for this reason."""
+
+
+def carry_out(
+    spec: RunSpec,
+    journal: Journal,
+    store: FolderStore,
+    inputs: RunInputs,
+    each: TrialResources,
+    how: RunOptions,
+    console: Console,
+) -> StopReason:
+    """Trains the trials that are still to come, and says why it ended before all of them, if it did."""
+    stop = StopReason()
+    board = TensorBoardLog(store, spec.stage_lengths[0])
+    deadline = None if how.time_budget is None else time.monotonic() + how.time_budget
+
+    def limit() -> int:
+        fit = max(1, trials_that_fit(each))
+        return fit if how.max_concurrent is None else min(fit, how.max_concurrent)
+
+    ended: set[int] = set()
+
+    def on_end() -> None:
+        summary = summarise(spec, journal)
+        for trial in summary.trials:
+            if trial.state != "running" and trial.number not in ended:
+                ended.add(trial.number)
+                board.close(trial.number)
+                if trial.state != "finished":
+                    remove_checkpoints(store, trial.number)
+        trim_checkpoints(store, summary, how.keep_gb)
+        store.write("trials.csv", trials_csv(summary.trials))
+
+    referee = Referee(spec, journal, store, on_report=board.write, on_end=on_end)
+
+    def should_stop() -> bool:
+        if not stop.text and deadline is not None and time.monotonic() > deadline:
+            stop.text = "the time budget is used up"
+        if not stop.text and referee.storage_failure is not None:
+            stop.text, stop.code = f"the storage cannot be written: {referee.storage_failure}", ExitCode.FAILED
+        reason = referee.hopeless()
+        if not stop.text and reason is not None:
+            stop.text, stop.code = f"all of the first trials failed. The first one:\n{reason}", ExitCode.FAILED
+        return bool(stop.text)
+
+    live = LiveStatus(spec, store, lambda: summarise(spec, journal), referee.progress, limit, console)
+    try:
+        with live, _signals(stop), _ray_log(store):
+            _tune(referee, inputs, each, limit, should_stop, live.tick, warm=how.warm_workers)
+    finally:
+        board.close_all()
+        on_end()
+    return stop
+
+
+@contextmanager
+def _signals(stop: StopReason) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the search after the steps in hand; a second one ends it at once."""
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        if stop.code == ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        stop.text, stop.code = f"interrupted by {signal.Signals(number).name}", ExitCode.INTERRUPTED
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _ray_log(store: FolderStore) -> Iterator[None]:
+    """Sends Ray's own messages to the run's `ray.log`: what matters of them reaches the user as a trial's failure."""
+    logger = logging.getLogger("ray")
+    before, handler = list(logger.handlers), logging.FileHandler(store.path(RAY_LOG), delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.handlers = [handler]
+    try:
+        yield
+    finally:
+        logger.handlers = before
+        handler.close()
+
+
+def _tune(
+    referee: Referee,
+    inputs: RunInputs,
+    each: TrialResources,
+    limit: Callable[[], int],
+    should_stop: Callable[[], bool],
+    tick: Callable[[], None],
+    *,
+    warm: bool,
+) -> None:
+    from ray import tune
+
+    from lt_search.trial import StagedTrial
+    from lt_search.tune_adapters import OnEveryStep, RefereeScheduler, RefereeSearcher, WhenToStop
+
+    device = "cuda" if each.gpus else "cpu"
+    trainable = tune.with_parameters(StagedTrial, inputs=inputs, threads=each.cpus, device=device)
+    scratch = tempfile.mkdtemp(prefix="lt-search-ray-")
+    try:
+        tune.Tuner(
+            tune.with_resources(trainable, {"cpu": each.cpus, "gpu": each.gpus}),
+            tune_config=tune.TuneConfig(
+                num_samples=-1,
+                search_alg=RefereeSearcher(referee, limit, should_stop),
+                scheduler=RefereeScheduler(referee),
+                reuse_actors=warm,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=scratch,
+                stop=WhenToStop(should_stop),
+                callbacks=[OnEveryStep(tick)],
+                failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""The user's mistakes: collected, then reported at once, each with its place and its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in what the user gave."""
+
+    place: str
+    """Where it is: an option, a file and line, a field of a space."""
+    what: str
+    """What is wrong, with the offending value and the rule it breaks."""
+    fix: str = ""
+    """What to do about it; may be empty where `what` already says so."""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}" + (f"\n    fix: {self.fix}" if self.fix else "")
+
+
+class UserError(Exception):
+    """Input that cannot be used. The command line prints it and exits with code 2.
+
+    Args:
+        problems: every mistake found; never empty.
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        if not problems:
+            raise ValueError("a UserError needs at least one problem")
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class Problems:
+    """Collects mistakes while checks go on, so that the user sees all of them in one message."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, place: str, what: str, fix: str = "") -> None:
+        """Notes one mistake."""
+        problem = Problem(place, what, fix)
+        if problem not in self._found:
+            self._found.append(problem)
+
+    def extend(self, error: UserError) -> None:
+        """Takes over all mistakes of an error raised by a nested check."""
+        for problem in error.problems:
+            self.add(problem.place, problem.what, problem.fix)
+
+    def collect(self, check: Callable[[], T]) -> T | None:
+        """What `check` returns; None, with its mistakes noted, if it raises `UserError`."""
+        try:
+            return check()
+        except UserError as error:
+            self.extend(error)
+            return None
+
+    def raise_if_any(self) -> None:
+        """Raises `UserError` with everything found so far, if anything was."""
+        if self._found:
+            raise UserError(*self._found)

@@ -1,0 +1,168 @@
+"""Scores of an exported model on a split, found again from its files."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lt_search.bootstrap import interval
+from lt_search.class_groups import class_groups
+from lt_search.data.decoded import open_images, pixels_checksum
+from lt_search.data.registry import load_dataset
+from lt_search.errors import Problem, UserError
+from lt_search.exit_codes import ExitCode
+from lt_search.export import Export, read_export
+from lt_search.messages import RunInputs
+from lt_search.metrics import Evaluation, evaluate
+from lt_search.run_folder import LOOKS, SPEC
+from lt_search.session import LoadedInputs
+from lt_search.store import FolderStore
+
+GPU_TOLERANCE = 0.01
+"""Differences in a metric that bfloat16 on another device explains."""
+
+if TYPE_CHECKING:
+    from lt_search.data.table import Dataset, Part
+
+
+def evaluate_export(
+    folder: Path, split: str, console: Console, *, dataset: str | None = None, data_root: str | None = None
+) -> ExitCode:
+    """Scores an exported model and prints what it found.
+
+    On `val` the reported numbers must come out again, exactly on CPU; a difference is said and gives exit code 1. A
+    look at `test` is recorded in the run.
+
+    Args:
+        folder: a run's `best/`.
+        split: `val` or `test`.
+        console: where the person looks.
+        dataset: where the data is now, if it has moved.
+        data_root: where its images are now.
+
+    Raises:
+        UserError: if the export cannot be read, or the data is not that of the run.
+    """
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    export = read_export(folder)
+    options = export.spec.options
+    data = load_dataset(
+        dataset or options["dataset"] or export.spec.data.name,
+        Path(data_root) if data_root else Path(options["data_root"]) if options["data_root"] else None,
+        options["split_seed"],
+    )
+    _check_data(export, data)
+    part = data.val if split == "val" else data.test
+    logits = predict(export, data, part)
+    evaluation = evaluate(data.task, part.labels, logits.numpy(), class_groups(export.spec.data.train_counts))
+    metric = export.spec.metric
+    ends = interval(metric, data.task, part.labels, logits.numpy(), part.groups)
+    if split == "test":
+        say(_record_look(export, evaluation, (ends.low, ends.high)))  # before anything is shown
+    console.print(_table(export, evaluation, split))
+    text = f"{split} {metric} {evaluation.scalars[metric]:.4f}, 95 % interval {ends.low:.4f} to {ends.high:.4f}"
+    say(f"{text} (bootstrap over {len(set(part.groups))} patients or groups)")
+    return ExitCode.DONE if split == "test" else _compare(export, evaluation, say)
+
+
+def predict(export: Export, data: Dataset, part: Part) -> torch.Tensor:
+    """Logits (N, C) of the exported model on one part of its data."""
+    from safetensors import SafetensorError, safe_open
+
+    from trainers.state import unpack
+
+    spec = export.spec
+    torch.set_num_threads(export.threads)  # another number could move the last bits of a sum
+    loaded = LoadedInputs(RunInputs.of(spec, data, {}, export.folder), torch.device(_device(export)))
+    try:
+        with safe_open(str(export.model_file), framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            trainer = loaded.load_trainer(spec.config, unpack(tensors, file.metadata()["state"]))
+    except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise UserError(Problem(str(export.model_file), f"is damaged: {error}", "export the run again")) from error
+    images = open_images(part, spec.data.image_size)
+    if spec.data.pixels.get(part.name) != pixels_checksum(part, spec.data.image_size):
+        raise UserError(Problem("--dataset", f"the images of {part.name} have changed since the search", ""))
+    return trainer.predict_logits(images)
+
+
+def _device(export: Export) -> str:
+    """The kind of device that the search used, where it is there."""
+    return "cuda" if export.device == "cuda" and torch.cuda.is_available() else "cpu"
+
+
+def _check_data(export: Export, data: Dataset) -> None:
+    facts = export.spec.data
+    if (data.fingerprint, data.split_hash) != (facts.fingerprint, facts.split_hash):
+        raise UserError(
+            Problem(
+                "--dataset",
+                f"{data.name} is not the data of this model, or has changed since",
+                f"name the data it was tuned on ({facts.name}) with --dataset and --data-root",
+            )
+        )
+
+
+def _table(export: Export, evaluation: Evaluation, split: str) -> Table:
+    table = Table(title=f"Trial {export.trial} on {split}", title_justify="left")
+    for column in ("metric", "all", "head", "medium", "tail"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    scalars = evaluation.scalars
+    for name in [name for name in scalars if not name.endswith(("_head", "_medium", "_tail"))]:
+        groups = [scalars.get(f"{name}_{group}", math.nan) for group in ("head", "medium", "tail")]
+        table.add_row(name, f"{scalars[name]:.4f}", *("-" if math.isnan(v) else f"{v:.4f}" for v in groups))
+    return table
+
+
+def _compare(export: Export, evaluation: Evaluation, say: Callable[[str], None]) -> ExitCode:
+    differing = {
+        name: (export.reported[name], value)
+        for name, value in evaluation.scalars.items()
+        if name in export.reported and not _same(export.reported[name], value)
+    }
+    if not differing:
+        say("these are exactly the numbers that the search reported")
+        return ExitCode.DONE
+    for name, (was, now) in differing.items():
+        say(f"{name}: the search reported {was!r}, here it is {now!r}")
+    if export.device != "cpu" and all(abs(was - now) < GPU_TOLERANCE for was, now in differing.values()):
+        say(f"the same within {GPU_TOLERANCE}: the search computed them on {export.device}, in bfloat16")
+        return ExitCode.DONE
+    say("the numbers differ: other hardware, versions or weights than in the search")
+    return ExitCode.FAILED
+
+
+def _same(was: float, now: float) -> bool:
+    return was == now or (math.isnan(was) and math.isnan(now))
+
+
+def _record_look(export: Export, evaluation: Evaluation, ends: tuple[float, float]) -> str:
+    """Writes down that the test split was looked at, and says where."""
+    run = FolderStore(export.folder.absolute().parent)
+    if not run.exists(SPEC):
+        return "this export is not in its run's folder, so this look at the test split is not recorded"
+    metric = export.spec.metric
+    look = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "trial": export.trial,
+        metric: evaluation.scalars[metric],
+        "interval": list(ends),
+        **evaluation.to_json(),
+    }
+    try:
+        run.append_line(LOOKS, json.dumps(look))
+    except OSError as error:
+        what = f"cannot be written ({error.strerror}), so the look at the test split could not be recorded"
+        raise UserError(Problem(str(run.path(LOOKS)), what, "evaluate where the run can be written")) from error
+    looks = len(run.read(LOOKS).splitlines())
+    warning = "; choosing by what was seen there makes it a validation split" if looks > 1 else ""
+    return f"recorded in {run.path(LOOKS)}: look {looks} at this run's test split{warning}"

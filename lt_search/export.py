@@ -1,0 +1,146 @@
+"""The best configuration and its model, in a folder that stands on its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lt_search.checkpoints import checkpoint_files, load_checkpoint, remove_checkpoints
+from lt_search.errors import Problem, UserError
+from lt_search.referee import read_reports
+from lt_search.run_folder import read_provenance
+from lt_search.spec import RunSpec
+
+if TYPE_CHECKING:
+    from lt_search.store import FolderStore
+    from lt_search.summary import RunSummary, TrialSummary
+
+BEST, MODEL, METRICS, PROVENANCE = "best.yaml", "model.safetensors", "metrics.json", "provenance.json"
+FOLDER = "best"
+
+
+def export_best(spec: RunSpec, store: FolderStore, summary: RunSummary, folder: str = FOLDER) -> Path:
+    """Writes the best finished trial: `best.yaml`, the model, its metrics and its provenance.
+
+    Each file is replaced whole, and `best.yaml`, written last, holds the hash of its model: `read_export` tells if a
+    kill in between left the files of two exports together.
+
+    Raises:
+        UserError: if no trial has finished, or the best one's weights are gone.
+    """
+    from safetensors.torch import save_file
+
+    from trainers.state import pack
+
+    best = summary.best
+    if best is None:
+        raise UserError(Problem("export", "no trial of this run has finished", "go on with the run: --resume"))
+    checkpoint = load_checkpoint(store, best.number)
+    if checkpoint is None or not checkpoint.report.final:
+        raise UserError(Problem("export", f"the weights of trial {best.number} are gone", "train it again"))
+    tensors, text = pack(checkpoint.state["model"])
+    store.write_with(f"{folder}/{MODEL}", lambda path: save_file(tensors, str(path), metadata={"state": text}))
+    final = read_reports(store, best.number)[-1]
+    metrics = {
+        "trial": best.number,
+        "split": "val",
+        spec.metric: best.value,
+        "standard_error": best.standard_error,
+        "scalars": final.scalars,
+        "device": final.device,
+        "threads": final.threads,
+        "classes": spec.data.classes,
+        "per_class": final.per_class,
+    }
+    store.write(f"{folder}/{METRICS}", json.dumps(metrics, indent=2))
+    provenance = {"run": store.root.name, "trial": best.number, "trials": _counts(summary), **read_provenance(store)}
+    store.write(f"{folder}/{PROVENANCE}", json.dumps(provenance, indent=2))
+    model_hash = _file_hash(store.path(f"{folder}/{MODEL}"))
+    content = {
+        "trial": best.number,
+        "model_hash": model_hash,
+        "params": dict(best.params),
+        "spec": _exported_spec(spec, best),
+    }
+    store.write(f"{folder}/{BEST}", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return store.path(folder)
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _exported_spec(spec: RunSpec, best: TrialSummary) -> dict[str, Any]:
+    """The run's spec with the winner's values in its config and nothing left to search."""
+    resolved = spec.model_copy(update={"config": spec.resolve(best.params), "search": {}})
+    return resolved.model_dump(mode="json")
+
+
+def _counts(summary: RunSummary) -> dict[str, int]:
+    return {state: len(summary.of_state(state)) for state in ("finished", "pruned", "failed", "running")}
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported configuration, read back."""
+
+    folder: Path
+    trial: int
+    spec: RunSpec
+    """Its `config` is the winner's, fully resolved."""
+    reported: dict[str, float]
+    """Validation metrics that the search reported, by name."""
+    device: str
+    """Where they were computed."""
+    threads: int
+    """Threads that torch used for them."""
+
+    @property
+    def model_file(self) -> Path:
+        """The weights, as safetensors."""
+        return self.folder / MODEL
+
+
+def read_export(folder: Path) -> Export:
+    """Reads what `export_best` wrote.
+
+    Raises:
+        UserError: naming each file that is missing or cannot be read.
+    """
+    missing = [name for name in (BEST, MODEL, METRICS) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            Problem(str(folder), f"is no exported configuration: {', '.join(missing)} missing", "give a run's best/")
+        )
+    try:
+        content = yaml.safe_load((folder / BEST).read_text(encoding="utf-8"))
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        same = content["model_hash"] == _file_hash(folder / MODEL) and content["trial"] == metrics["trial"]
+        export = Export(
+            folder,
+            int(content["trial"]),
+            RunSpec.model_validate(content["spec"]),
+            {str(name): float(value) for name, value in metrics["scalars"].items()},
+            str(metrics["device"]),
+            int(metrics["threads"]),
+        )
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(Problem(str(folder), f"cannot be read: {error!r}", "export the run again")) from error
+    if not same:
+        raise UserError(Problem(str(folder), "holds files of two different exports", "export the run again"))
+    return export
+
+
+def trim_checkpoints(store: FolderStore, summary: RunSummary, keep_gb: float) -> None:
+    """Keeps the final checkpoints of the best finished trials, as many as fit; the best one always."""
+    left = keep_gb * 1e9
+    for rank, trial in enumerate(summary.leaderboard):
+        left -= sum(store.path(name).stat().st_size for name in checkpoint_files(store, trial.number))
+        if rank > 0 and left < 0:
+            remove_checkpoints(store, trial.number)

@@ -1,0 +1,262 @@
+"""Between the trials and the journal: hands out trials, records what they report, decides who goes on.
+
+Both of Ray's interfaces, searcher and scheduler, share one referee, because Ray tells some results to only one of
+them. Every method may be called again with the same news: what the journal already has is not written twice, so that
+a driver that was killed at any point can be followed by another one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from lt_search.address import stage1_address
+from lt_search.checkpoints import trial_folder
+from lt_search.messages import StepReport, TrialJob
+from lt_search.rungs import Decision, Record, Rung, RungMachine
+from lt_search.sampler import propose
+from lt_search.values import flatten
+
+if TYPE_CHECKING:
+    import optuna
+
+    from lt_search.journal import Journal
+    from lt_search.spec import RunSpec
+    from lt_search.store import FolderStore
+
+FAILURES_TO_GIVE_UP = 3
+"""A search whose first trials all fail stops after this many of them."""
+
+ADDRESS, ATTEMPT, FAILURE, FINAL, STOPPED, COST = "stage1_address", "attempt", "failure", "final", "stopped", "cost"
+"""User attributes of a trial in the journal, beside one per rung (see `rung_attribute`)."""
+
+TRIALS = "trials"
+"""User attribute of the study: how many trials to propose in all."""
+
+
+def rung_attribute(rung: Rung) -> str:
+    """Name of the user attribute that holds what happened at a rung."""
+    return f"rung:{rung.stage}:{rung.step}"
+
+
+class Referee:
+    """The only writer of a run's journal and of its trials' logs.
+
+    Args:
+        spec: the run.
+        journal: the run's journal, opened with its sampler.
+        store: the run's files.
+        on_report: called with every report that is news.
+        on_end: called after a trial has ended.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        journal: Journal,
+        store: FolderStore,
+        on_report: Callable[[StepReport], None] = lambda report: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec = spec
+        self.journal = journal
+        self._store = store
+        self._on_report = on_report
+        self._on_end = on_end
+        self.storage_failure: str | None = None
+        """Why a worker could not write its checkpoint; the search is to end then, and its trials stay resumable."""
+        self._machine = RungMachine(spec.rung_list, spec.eta, enabled=spec.prune)
+        self._logged: dict[int, Rung] = {}
+        self._costs: dict[int, dict[str, float]] = {}
+        self._machine.restore(journal_records(journal.trials(), spec.rung_list))
+        self._end_decided_trials()
+        self._to_continue = [trial.number for trial in journal.unfinished()]
+        self._ended_before = {trial.number for trial in journal.started() if trial.state.is_finished()}
+        if spec.search:
+            journal.study.enqueue_trial(spec.first_values(), skip_if_exists=True)
+
+    # --- handing out -------------------------------------------------------------------------------------------
+
+    @property
+    def target(self) -> int:
+        """Trials to propose in all."""
+        return int(self.journal.study.user_attrs.get(TRIALS, 0))
+
+    def next_job(self) -> TrialJob | None:
+        """The next trial to train: an unfinished one of an earlier process first; None when all are handed out."""
+        if self._to_continue:
+            number = self._to_continue.pop(0)
+            return self._hand_out(self.journal.live_trial(number))
+        if len(self.journal.started()) >= self.target:
+            return None
+        return self._hand_out(self.journal.study.ask())
+
+    def _hand_out(self, live: optuna.Trial) -> TrialJob:
+        number = live.number
+        drawn = propose(live, self.spec.parameters, flatten(self.spec.config))
+        config = self.spec.resolve(drawn)
+        attributes = self.journal.trial(number).user_attrs
+        attempt = attributes.get(ATTEMPT, 0) + 1
+        self.journal.set(number, ATTEMPT, attempt)
+        if ADDRESS not in attributes:
+            self.journal.set(number, ADDRESS, self._address(drawn))
+        self._store.write(f"{trial_folder(number)}/config.yaml", yaml.safe_dump(config, sort_keys=False))
+        return TrialJob(number, attempt, config)
+
+    def _address(self, drawn: Mapping[str, Any]) -> str:
+        try:
+            return stage1_address(self.spec, drawn)
+        except ValueError:
+            return "invalid"  # fields that exclude each other: the trial reports it as its failure
+
+    # --- hearing -----------------------------------------------------------------------------------------------
+
+    def observe(self, report: StepReport) -> Decision:
+        """Records a report and decides whether its trial goes on."""
+        number = report.number
+        trial = self.journal.trial(number)
+        if trial.state.is_finished():
+            return Decision.STOP
+        if report.storage_failure is not None:
+            self.storage_failure = report.storage_failure
+            return Decision.STOP
+        if report.failure is not None:
+            self.fail(number, report.failure)
+            return Decision.STOP
+        news = report.rung > self._last_logged(number)
+        if news:
+            self._log(report)
+            self._on_report(report)
+        step = self.optuna_step(report.rung)
+        if report.value is not None and step not in trial.intermediate_values:
+            self.journal.report(number, step, report.value)
+        decision = self._judge(trial, report)
+        if decision is Decision.STOP:
+            self._end(number, TrialState.PRUNED, {STOPPED: str(report.rung)})
+        elif report.final:
+            self._end(number, TrialState.COMPLETE, {FINAL: [report.value, report.standard_error]})
+        return decision
+
+    def fail(self, number: int, reason: str) -> None:
+        """Ends a trial as failed, unless it has ended already."""
+        if not self.journal.trial(number).state.is_finished():
+            self._end(number, TrialState.FAIL, {FAILURE: reason})
+
+    def optuna_step(self, rung: Rung) -> int:
+        """The step under which Optuna knows a point: s in stage 1, S1 + s in stage 2."""
+        return rung.step + (self.spec.stage_lengths[0] if rung.stage == 2 else 0)
+
+    def progress(self) -> dict[int, Rung]:
+        """How far each trial that still runs has come, by number."""
+        return {trial.number: self._last_logged(trial.number) for trial in self.journal.unfinished()}
+
+    def hopeless(self) -> str | None:
+        """The reason of the first failure if all of the first trials failed; None otherwise.
+
+        Failures before a resume do not count: the user may have mended their cause since.
+        """
+        ended = [trial for trial in self.journal.started() if trial.state.is_finished()]
+        if any(trial.state != TrialState.FAIL for trial in ended):
+            return None
+        new = [trial for trial in ended if trial.number not in self._ended_before]
+        if not new or len(new) < min(FAILURES_TO_GIVE_UP, self.target - len(self._ended_before)):
+            return None
+        return str(new[0].user_attrs.get(FAILURE, "no reason was given"))
+
+    def _judge(self, trial: FrozenTrial, report: StepReport) -> Decision:
+        rung, name = report.rung, rung_attribute(report.rung)
+        if rung not in self._machine.rungs or report.value is None:
+            return Decision.CONTINUE
+        if name in trial.user_attrs:
+            return Decision(trial.user_attrs[name]["decision"])
+        key = str(trial.user_attrs[ADDRESS]) if rung.stage == 1 else str(trial.number)
+        first = all(record.key != key for record in self._machine.records(rung))
+        verdict = self._machine.cross(Record(rung, key, report.value, report.standard_error))
+        entry = {
+            "key": key,
+            "value": report.value,
+            "standard_error": report.standard_error,
+            "decision": str(verdict.decision),
+            "peers": verdict.peers,
+            "cut": verdict.cut,
+            "counts": first,
+        }
+        self.journal.set(trial.number, name, entry)
+        return verdict.decision
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def _end(self, number: int, state: TrialState, attributes: Mapping[str, Any]) -> None:
+        """Ends a trial. Its attributes are written first, so that a later driver can end it if this one is killed."""
+        self.journal.set(number, COST, self._cost(number))
+        for name, value in attributes.items():
+            self.journal.set(number, name, value)
+        self.journal.tell(number, state, attributes[FINAL][0] if state == TrialState.COMPLETE else None)
+        self._on_end()
+
+    def _end_decided_trials(self) -> None:
+        """Ends trials whose fate is in the journal, but whose driver was killed before it could tell."""
+        for trial in self.journal.unfinished():
+            attributes = trial.user_attrs
+            if FAILURE in attributes:
+                self.journal.tell(trial.number, TrialState.FAIL)
+            elif FINAL in attributes:
+                self.journal.tell(trial.number, TrialState.COMPLETE, attributes[FINAL][0])
+            elif any(e["decision"] == Decision.STOP for n, e in attributes.items() if n.startswith("rung:")):
+                self.journal.tell(trial.number, TrialState.PRUNED)
+
+    def _log(self, report: StepReport) -> None:
+        cost = self._cost(report.number)
+        cost[f"stage{report.stage}"] = cost.get(f"stage{report.stage}", 0.0) + report.seconds
+        self._store.append_line(f"{trial_folder(report.number)}/metrics.jsonl", report.to_json())
+        self._logged[report.number] = report.rung
+
+    def _last_logged(self, number: int) -> Rung:
+        if number not in self._logged:
+            self._logged[number] = last_step(self._store, number)
+        return self._logged[number]
+
+    def _cost(self, number: int) -> dict[str, float]:
+        """Seconds a trial spent in each stage."""
+        if number not in self._costs:
+            cost: dict[str, float] = {}
+            for report in read_reports(self._store, number):
+                cost[f"stage{report.stage}"] = cost.get(f"stage{report.stage}", 0.0) + report.seconds
+            self._costs[number] = cost
+        return self._costs[number]
+
+
+def journal_records(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> list[Record]:
+    """The records of all rungs as the journal has them: the state of the rung machine."""
+    records = []
+    points = tuple(rungs)
+    for trial in trials:
+        for rung in points:
+            entry = trial.user_attrs.get(rung_attribute(rung))
+            if entry is not None and entry["counts"]:
+                records.append(Record(rung, entry["key"], entry["value"], entry["standard_error"]))
+    return records
+
+
+def read_reports(store: FolderStore, number: int) -> list[StepReport]:
+    """The logged reports of a trial, one per step, in order. A line cut off by a kill is left out."""
+    name = f"{trial_folder(number)}/metrics.jsonl"
+    if not store.exists(name):
+        return []
+    reports: dict[Rung, StepReport] = {}
+    for line in store.read(name).decode().splitlines():
+        try:
+            report = StepReport.from_json(line)
+        except (json.JSONDecodeError, TypeError):
+            continue
+        reports.setdefault(report.rung, report)
+    return [reports[rung] for rung in sorted(reports)]
+
+
+def last_step(store: FolderStore, number: int) -> Rung:
+    """How far a trial has come; stage 0 before its first step."""
+    return max((report.rung for report in read_reports(store, number)), default=Rung(0, 0))

@@ -1,0 +1,114 @@
+"""Tensor files that trials need: found once by the driver, so that nodes cannot differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from optuna.distributions import CategoricalDistribution
+from pydantic import ValidationError
+
+from lt_search.errors import Problems
+from lt_search.spec import RunSpec, parse_config, trainer_type
+from lt_search.values import flatten
+from trainers.base import Resource, Task, TrainerConfig, TrainerInputs, TwoStageTrainer, Weights
+from trainers.resources import ResourceUnavailable, resolve
+
+if TYPE_CHECKING:
+    from lt_search.parameters import Parameter
+
+
+def resolve_resources(spec: RunSpec, say: Callable[[str], None]) -> tuple[RunSpec, dict[str, Weights]]:
+    """Loads every tensor file that a trial of this run may need, and puts their hashes into the spec.
+
+    With `--budget auto` or `small` a missing published file is replaced by random initial weights, with a line that
+    says so.
+
+    Raises:
+        UserError: naming each file that is missing, and how to give it or go on without.
+    """
+    from lt_search.address import hash_tensors
+
+    problems = Problems()
+    found: dict[str, Weights] = {}
+    forgiving = spec.options["budget"] in {"auto", "small"}
+    for resource in needed_resources(spec):
+        try:
+            found[resource.key] = resolve(resource)
+        except ResourceUnavailable as error:
+            if forgiving and resource.published and resource.field not in spec.search:
+                say(f"{error}; going on with {resource.field}=none (random initial weights)")
+                return resolve_resources(without(spec, resource), say)
+            problems.add(
+                f"{resource.field}={resource.source}",
+                str(error),
+                f"give a local file with --set {resource.field}=FILE, or go on without: --set {resource.field}=none",
+            )
+    problems.raise_if_any()
+    _check_they_fit(spec, found)
+    hashes = {key: hash_tensors(tensors) for key, tensors in found.items()}
+    return spec.model_copy(update={"resources": hashes}), found
+
+
+def dry_build(spec: RunSpec, config: TrainerConfig, weights: Mapping[str, Weights]) -> TwoStageTrainer[Any]:
+    """The trainer of a config, on two black images: as large as in a trial, and with its weights."""
+    task, size = Task(spec.data.task), spec.data.image_size
+    n_classes = len(spec.data.classes)
+    labels = torch.zeros(2, n_classes) if task == Task.MULTI_LABEL else torch.zeros(2, dtype=torch.int64)
+    images = np.zeros((2, 3, size, size), np.uint8)
+    inputs = TrainerInputs(task, n_classes, images, labels, torch.device("cpu"), spec.seed, weights)
+    return trainer_type(spec.trainer)(config, inputs)
+
+
+def _check_they_fit(spec: RunSpec, weights: Mapping[str, Weights]) -> None:
+    """Refuses weights that fit no network of the search, instead of failing every trial that has them."""
+    problems, tried = Problems(), set()
+    for config in _categorical_configs(spec):
+        needed = config.resources()
+        if not needed or needed in tried:
+            continue
+        tried.add(needed)
+        try:
+            dry_build(spec, config, weights)
+        except (ValueError, RuntimeError) as error:
+            places = ", ".join(f"{resource.field}={resource.source} ({resource.name})" for resource in needed)
+            problems.add(places, str(error).splitlines()[0], "give a file made for this network, or fix the network")
+    problems.raise_if_any()
+
+
+def without(spec: RunSpec, resource: Resource) -> RunSpec:
+    """The same run with a resource switched off in its base config."""
+    config = spec.resolve({resource.field: "none"})
+    note = f"{resource.field}=none: {resource.name} weights could not be had here"
+    return spec.model_copy(update={"config": config, "notes": [*spec.notes, note]})
+
+
+def needed_resources(spec: RunSpec) -> list[Resource]:
+    """The resources of every config this run can propose, each once."""
+    found: dict[str, Resource] = {}
+    for config in _categorical_configs(spec):
+        for resource in config.resources():
+            found.setdefault(resource.key, resource)
+    return list(found.values())
+
+
+def _categorical_configs(spec: RunSpec) -> Iterator[TrainerConfig]:
+    """One config for each combination of the searched words; numbers never decide which file is needed."""
+    config_type = trainer_type(spec.trainer).config_type
+    base = flatten(spec.config)
+    words = {name: _words(parameter) for name, parameter in spec.parameters.items() if _words(parameter)}
+    for values in product(*words.values()):
+        try:
+            yield parse_config(config_type, {**base, **dict(zip(words, values, strict=True))})
+        except ValidationError:
+            continue  # words that exclude each other: no trial can run with them
+
+
+def _words(parameter: Parameter) -> list[str]:
+    distribution = parameter.distribution
+    if not isinstance(distribution, CategoricalDistribution):
+        return []
+    return [choice for choice in distribution.choices if isinstance(choice, str)]

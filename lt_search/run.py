@@ -1,0 +1,272 @@
+"""A run from start to end: what was asked for, checked; the search; and what is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from lt_search.cluster import TrialResources, choose_resources, cluster_has_gpu, ray_cluster
+from lt_search.data.decoded import open_images, pixels_checksum
+from lt_search.data.registry import bundled_for, load_dataset
+from lt_search.drive import RunOptions, StopReason, carry_out
+from lt_search.errors import Problem, Problems, UserError
+from lt_search.exit_codes import ExitCode
+from lt_search.export import export_best
+from lt_search.journal import Journal, sole_driver
+from lt_search.live import render_leaderboard, show_value
+from lt_search.messages import RunInputs
+from lt_search.metrics import counted_classes
+from lt_search.plan import render_plan
+from lt_search.provenance import provenance
+from lt_search.referee import TRIALS
+from lt_search.reporting import REPORT, write_report
+from lt_search.resources import resolve_resources
+from lt_search.run_folder import JOURNAL, check_name, new_run, open_run
+from lt_search.sampler import ReseededSampler
+from lt_search.space import load_space
+from lt_search.spec import RunSpec, SpecOptions, resolve_spec, trainer_type
+from lt_search.store import FolderStore, open_storage
+from lt_search.summary import RunSummary, summarise
+
+if TYPE_CHECKING:
+    from lt_search.data.table import Dataset
+    from trainers.base import Weights
+
+DEVICE = "device"
+"""User attribute of the study: on what its trials were last computed."""
+
+
+def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
+    """Starts or goes on with a run.
+
+    Args:
+        options: what the run is; where `how.resume` names a run, nothing in it may say otherwise.
+        how: how it is carried out.
+        console: where the person looks.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: with every mistake found; nothing was written then.
+    """
+    say = _sayer(console)
+    with ExitStack() as stack:
+        if how.resume is None:
+            storage, dataset = _check_places(options, how)
+            if how.address is not None:
+                stack.enter_context(ray_cluster(how.address))  # the budget asks what the cluster has
+            spec = resolve_spec(options, dataset, gpu=_gpu_available(how))
+            spec, weights = resolve_resources(spec, say)
+            store = None
+        else:
+            storage = open_storage(how.storage)
+            store, spec = open_run(storage, how.resume)
+            stack.enter_context(sole_driver(store.root))
+            _check_same_options(spec, options)
+            dataset = _load_data({**spec.options, **_where_the_data_is(options)}, spec.data.name)
+            _check_same_data(spec, dataset)
+            found, weights = resolve_resources(spec, say)
+            _check_same_resources(spec, found)
+        _announce(spec, dataset, say)
+        if how.plan:
+            _show_plan(spec, how, storage, weights, say)
+            return ExitCode.DONE
+        pixels = _decode(dataset, spec.data.image_size, console)
+        if store is None:
+            spec = spec.model_copy(update={"data": spec.data.model_copy(update={"pixels": pixels})})
+            check_name(storage, how.name, spec)
+        elif pixels != spec.data.pixels:
+            raise UserError(_changed(dataset.name, "images"))
+        if how.address is None:
+            say("starting Ray on this machine")
+        stack.enter_context(ray_cluster(how.address))
+        each = choose_resources(how.cpus_per_trial, how.gpus_per_trial)
+        if store is None:
+            store = new_run(storage, how.name, spec, provenance())
+            stack.enter_context(sole_driver(store.root))
+        say(f"run {store.root.name} in {store.root}")
+        journal = Journal(store.path(JOURNAL), ReseededSampler(spec.seed, spec.sampler))
+        _set_target(journal, how, spec, say)
+        _note_device(journal, each, say)
+        inputs = RunInputs.of(spec, dataset, weights, store.root)
+        try:
+            stop = carry_out(spec, journal, store, inputs, each, how, console)
+            return _conclude(spec, journal, store, stop, console)
+        except KeyboardInterrupt:
+            say(f"interrupted at once; go on with: {_resume_command(store)}")
+            return ExitCode.INTERRUPTED
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+                raise
+            say(f"{store.root} cannot be written: {error.strerror}. Nothing that was finished is lost: free some space")
+            say(f"and go on with: {_resume_command(store)}")
+            return ExitCode.FAILED
+
+
+def _check_places(options: SpecOptions, how: RunOptions) -> tuple[FolderStore, Dataset]:
+    """The storage and the data of a new run; what is wrong with either, or with the space, comes in one message."""
+    problems = Problems()
+    storage = problems.collect(lambda: open_storage(how.storage))
+    trainer = problems.collect(lambda: trainer_type(load_space(options.space).trainer))
+    bundled = bundled_for(sorted(trainer.tasks)[-1]) if trainer else ""
+    dataset = problems.collect(lambda: _load_data(vars(options), bundled)) if options.dataset or bundled else None
+    problems.raise_if_any()
+    assert storage is not None
+    assert dataset is not None
+    return storage, dataset
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_plan(
+    spec: RunSpec, how: RunOptions, storage: FolderStore, weights: dict[str, Weights], say: Callable[[str], None]
+) -> None:
+    trials = how.trials or _budgeted_trials(spec)
+    concurrent = how.max_concurrent or max(1, (os.cpu_count() or 1) // how.cpus_per_trial)
+    say(render_plan(spec, trials, concurrent, how.keep_gb, storage, weights))
+
+
+def _load_data(options: Mapping[str, Any], default: str) -> Dataset:
+    root = options["data_root"]
+    return load_dataset(options["dataset"] or default, Path(root) if root else None, options["split_seed"])
+
+
+def _where_the_data_is(options: SpecOptions) -> dict[str, str]:
+    """Where a resumed run finds its data, if that has moved; that it is the same data is checked afterwards."""
+    given = {"dataset": options.dataset, "data_root": options.data_root}
+    return {name: place for name, place in given.items() if place is not None}
+
+
+def _gpu_available(how: RunOptions) -> bool:
+    if how.gpus_per_trial not in {"auto"} and float(how.gpus_per_trial) == 0:
+        return False
+    if how.address is not None:
+        return cluster_has_gpu()
+    return torch.cuda.is_available()
+
+
+def _announce(spec: RunSpec, dataset: Dataset, say: Callable[[str], None]) -> None:
+    images = ", ".join(f"{count:,} {part}" for part, count in spec.data.images.items())
+    bundled = "" if spec.options["dataset"] else " (bundled; give your own with --dataset FILE.csv)"
+    say(f"data {spec.data.name}{bundled}: {spec.data.task}, {len(spec.data.classes)} classes, {images} images")
+    say(f"split {spec.data.split_origin}; trials see train and val only")
+    for line in (*dataset.warnings, *spec.notes):
+        say(line)
+    for line in _uncounted(spec, dataset):
+        say(line)
+
+
+def _uncounted(spec: RunSpec, dataset: Dataset) -> Iterator[str]:
+    """Says over which classes the objective averages, where those are not all."""
+    counted = counted_classes(spec.metric, dataset.val.labels, len(dataset.classes))
+    left_out = [name for index, name in enumerate(dataset.classes) if index not in counted]
+    if left_out:
+        yield f"{spec.metric} on val averages over {len(counted)} classes; without: {', '.join(left_out)}"
+
+
+def _decode(dataset: Dataset, size: int, console: Console) -> dict[str, str]:
+    """Decodes all parts on this node, so that a broken image is found before the search; returns their checksums."""
+    problems = Problems()
+    for part in dataset.parts():
+        problems.collect(lambda part=part: open_images(part, size, progress=console.is_terminal))  # type: ignore[misc]
+    problems.raise_if_any()
+    return {part.name: pixels_checksum(part, size) for part in dataset.parts()}
+
+
+def _check_same_options(spec: RunSpec, options: SpecOptions) -> None:
+    """`--resume` goes on with the run's own spec; options that say otherwise are refused, not ignored."""
+    problems = Problems()
+    not_given = SpecOptions(space="")
+    for field in fields(SpecOptions):
+        if field.name in {"dataset", "data_root"}:
+            continue  # the same data may have moved
+        given, was = getattr(options, field.name), spec.options[field.name]
+        plain = list(given) if isinstance(given, tuple) else given
+        if given != getattr(not_given, field.name) and plain != was:
+            option = f"--{field.name.replace('_', '-')}"
+            problems.add(option, f"{plain!r} differs from the run's {was!r}", "leave it out, or start a new run")
+    problems.raise_if_any()
+
+
+def _check_same_data(spec: RunSpec, dataset: Dataset) -> None:
+    if dataset.fingerprint != spec.data.fingerprint or dataset.split_hash != spec.data.split_hash:
+        raise UserError(_changed(dataset.name, "labels or images"))
+
+
+def _changed(name: str, what: str) -> Problem:
+    fix = "bring the old ones back, say where they are with --dataset and --data-root, or start a new run"
+    return Problem("--resume", f"the {what} of {name} are not those of the run", fix)
+
+
+def _check_same_resources(spec: RunSpec, found: RunSpec) -> None:
+    problems = Problems()
+    for key, digest in spec.resources.items():
+        if found.resources.get(key) != digest:
+            problems.add("--resume", f"the file of {key} has changed since the run began", "bring the old one back")
+    problems.raise_if_any()
+
+
+def _budgeted_trials(spec: RunSpec) -> int:
+    return load_space(spec.options["space"]).budgets[spec.budget].trials
+
+
+def _set_target(journal: Journal, how: RunOptions, spec: RunSpec, say: Callable[[str], None]) -> None:
+    if how.trials is not None:
+        journal.study.set_user_attr(TRIALS, how.trials)
+    elif TRIALS not in journal.study.user_attrs:
+        journal.study.set_user_attr(TRIALS, _budgeted_trials(spec) if spec.search else 1)
+    if not spec.search:
+        say("nothing is searched: every trial is the same configuration")
+
+
+def _note_device(journal: Journal, each: TrialResources, say: Callable[[str], None]) -> None:
+    """Says when a run goes on with other devices or threads: the last bits of its values, or more, may differ."""
+    now = f"{'a GPU' if each.gpus else 'the CPU'} with {each.cpus} {'thread' if each.cpus == 1 else 'threads'} a trial"
+    before = journal.study.user_attrs.get(DEVICE, now)
+    if before != now:
+        say(f"earlier trials of this run were computed on {before}, new ones are on {now}: equal configs may differ")
+    journal.study.set_user_attr(DEVICE, now)
+
+
+def _conclude(spec: RunSpec, journal: Journal, store: FolderStore, stop: StopReason, console: Console) -> ExitCode:
+    say = _sayer(console)
+    summary = summarise(spec, journal)
+    best = summary.best
+    if best is not None:
+        export_best(spec, store, summary)
+    write_report(spec, journal, store)
+    if best is not None:
+        console.print(render_leaderboard(spec, summary))
+        say(f"best: trial {best.number}, validation {spec.metric} {show_value(best.value, best.standard_error)}")
+        say(f"exported to {store.path('best')}; check it with: lt-search evaluate {store.path('best')}")
+    say(f"report: {store.path(REPORT)}")
+    again = _resume_command(store)
+    if stop.text:
+        say(f"{stop.text}; go on with: {again}")
+        return stop.code
+    if best is None:
+        say(f"no trial finished: {_first_failure(summary)}")
+        return ExitCode.FAILED
+    say(f"more trials: {again} --trials {2 * summary.target}")
+    return ExitCode.DONE
+
+
+def _resume_command(store: FolderStore) -> str:
+    elsewhere = store.root.parent != Path(RunOptions.storage).absolute()
+    return f"python run_search.py --resume {store.root.name}" + (f" --storage {store.root.parent}" if elsewhere else "")
+
+
+def _first_failure(summary: RunSummary) -> str:
+    failed = summary.of_state("failed")
+    return failed[0].note if failed else "all were pruned; start with --no-prune to see why"

@@ -1,0 +1,122 @@
+"""The folder of a run: its name, its spec, and whether another run may have that name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lt_search.errors import Problem, UserError
+from lt_search.space import validation_problems
+from lt_search.spec import RunSpec
+from lt_search.store import FolderStore
+
+SPEC = "run.yaml"
+JOURNAL = "journal.log"
+LOOKS = "test_looks.jsonl"
+"""Every look at the run's test split, one line each."""
+PROVENANCE = "provenance"
+"""Key of `run.yaml` for facts that do not decide results: versions, git, when."""
+
+
+def run_names(storage: FolderStore) -> list[str]:
+    """Names of all runs in a storage."""
+    return [Path(name).parent.name for name in storage.list(".", f"*/{SPEC}")]
+
+
+def check_name(storage: FolderStore, name: str | None, spec: RunSpec) -> None:
+    """Raises `UserError` if a new run cannot have this name; None is always free."""
+    if name is None:
+        return
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise UserError(Problem("--name", f"{name!r} cannot name a folder", "use letters, digits, '-', '_' and '.'"))
+    if storage.exists(name):
+        raise UserError(_taken(storage, name, spec))
+
+
+def new_run(storage: FolderStore, name: str | None, spec: RunSpec, provenance: dict[str, Any]) -> FolderStore:
+    """Makes the folder of a new run and writes its spec.
+
+    Args:
+        storage: where runs are.
+        name: as given by the user; None: the space's name with the next free number.
+        spec: the run.
+        provenance: facts to keep beside the spec.
+
+    Raises:
+        UserError: if the name is taken or cannot be a folder's.
+    """
+    check_name(storage, name, spec)
+    if name is None:
+        store = _claim_numbered(storage, Path(spec.options["space"]).stem)
+    elif (claimed := _claim(storage, name)) is not None:
+        store = claimed
+    else:
+        raise UserError(_taken(storage, name, spec))
+    content = {**spec.model_dump(mode="json"), PROVENANCE: provenance}
+    store.write(SPEC, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return store
+
+
+def open_run(storage: FolderStore, name: str, place: str = "--resume") -> tuple[FolderStore, RunSpec]:
+    """The folder and the spec of an existing run, named by its name or its path.
+
+    Raises:
+        UserError: if there is no such run, or its `run.yaml` cannot be read.
+    """
+    path = Path(name)
+    store = FolderStore(path if path.is_absolute() or (path / SPEC).is_file() else storage.path(name))
+    if not store.exists(SPEC):
+        names = run_names(storage)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"runs there: {', '.join(names) or 'none'}"
+        raise UserError(Problem(place, f"{name!r} is no run in {storage.root} (it has no {SPEC})", hint))
+    try:
+        content = yaml.safe_load(store.read(SPEC))
+        content.pop(PROVENANCE, None)
+        return store, RunSpec.model_validate(content)
+    except ValidationError as error:
+        raise UserError(*validation_problems(error, str(store.path(SPEC)))) from error
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise UserError(Problem(str(store.path(SPEC)), f"cannot be read: {error}")) from error
+
+
+def read_provenance(store: FolderStore) -> dict[str, Any]:
+    """The facts kept beside a run's spec."""
+    return dict(yaml.safe_load(store.read(SPEC)).get(PROVENANCE, {}))
+
+
+def _claim(storage: FolderStore, name: str) -> FolderStore | None:
+    try:
+        storage.path(name).mkdir(parents=True)  # fails for all but one of several drivers that want the name
+    except FileExistsError:
+        return None
+    return FolderStore(storage.path(name))
+
+
+def _claim_numbered(storage: FolderStore, stem: str) -> FolderStore:
+    number = 1
+    while True:
+        store = _claim(storage, f"{stem}-{number:04d}")
+        if store is not None:
+            return store
+        number += 1
+
+
+def _taken(storage: FolderStore, name: str, spec: RunSpec) -> Problem:
+    try:
+        _, existing = open_run(storage, name)
+    except UserError:
+        return Problem("--name", f"{storage.path(name)} exists and is no run", "give another name")
+    if existing == spec:
+        return Problem("--name", f"the run {name!r} exists, with this very spec", f"go on with it: --resume {name}")
+    changed = sorted(
+        key for key in RunSpec.model_fields if getattr(existing, key) != getattr(spec, key) and key != "notes"
+    )
+    return Problem(
+        "--name", f"the run {name!r} exists with another spec (it differs in {', '.join(changed)})", "give another name"
+    )

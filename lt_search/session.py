@@ -1,0 +1,203 @@
+"""One trial's training, step by step: the two stages, their evaluation and their checkpoints. Knows no Ray."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from lt_search.bootstrap import ScoreErrors, score_errors
+from lt_search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lt_search.class_groups import class_groups
+from lt_search.data.decoded import open_images
+from lt_search.messages import RunInputs, StepReport, TrialJob
+from lt_search.metrics import Evaluation, evaluate
+from lt_search.spec import parse_config, trainer_type
+from lt_search.store import FolderStore
+from trainers.base import Task, TrainerInputs
+
+if TYPE_CHECKING:
+    from trainers.base import Images, State, TwoStageTrainer
+
+CHECKPOINT_SECONDS = 10.0
+"""Between rungs a checkpoint is written only when the last one is older than this."""
+
+FAILURE_LINES = 12
+"""Last lines of a traceback that are kept with a failed trial."""
+
+
+@dataclass(frozen=True)
+class LoadedInputs:
+    """A run's inputs with the images opened: made once per worker process, shared by all its trials."""
+
+    inputs: RunInputs
+    device: torch.device
+
+    @cached_property
+    def train_images(self) -> Images:
+        """(N, channels, S, S) uint8, memory-mapped."""
+        return open_images(self.inputs.train, self.inputs.image_size)
+
+    @cached_property
+    def val_images(self) -> Images:
+        """(N, channels, S, S) uint8, memory-mapped."""
+        return open_images(self.inputs.val, self.inputs.image_size)
+
+    @cached_property
+    def train_labels(self) -> torch.Tensor:
+        """(N, C) float32 for multi-label, (N,) int64 for multi-class."""
+        labels = torch.from_numpy(np.array(self.inputs.train.labels))
+        return labels.float() if self.inputs.task == Task.MULTI_LABEL else labels.long()
+
+    def build_trainer(self, config: Mapping[str, Any]) -> TwoStageTrainer[Any]:
+        """A fresh trainer for a nested config."""
+        trainer = trainer_type(self.inputs.trainer)
+        return trainer(parse_config(trainer.config_type, config), self._trainer_inputs())
+
+    def load_trainer(self, config: Mapping[str, Any], model: State) -> TwoStageTrainer[Any]:
+        """A trainer that predicts with an exported model."""
+        trainer = trainer_type(self.inputs.trainer)
+        return trainer.from_model(parse_config(trainer.config_type, config), self._trainer_inputs(), model)
+
+    def _trainer_inputs(self) -> TrainerInputs:
+        return TrainerInputs(
+            task=self.inputs.task,
+            n_classes=self.inputs.n_classes,
+            images=self.train_images,
+            labels=self.train_labels,
+            device=self.device,
+            seed=self.inputs.seed,
+            resources=self.inputs.resources,
+        )
+
+    def evaluate(self, logits: torch.Tensor) -> Evaluation:
+        """All validation metrics of logits (N, C)."""
+        return evaluate(
+            self.inputs.task, self.inputs.val.labels, logits.numpy(), class_groups(self.inputs.train_counts)
+        )
+
+    def score_errors(self, logits: torch.Tensor) -> ScoreErrors:
+        """Bootstrap standard errors of the objective over the patients or groups of the validation split."""
+        inputs, val = self.inputs, self.inputs.val
+        groups = class_groups(inputs.train_counts)
+        return score_errors(inputs.metric, inputs.task, val.labels, logits.numpy(), val.groups, groups=groups)
+
+
+class TrialSession:
+    """Trains one trial from where its last checkpoint left it.
+
+    The first `advance` after a checkpoint was found only gives that checkpoint's report again: the driver may have
+    been killed before it heard of it, and a finished trial must not be trained past its end.
+    """
+
+    def __init__(self, job: TrialJob, loaded: LoadedInputs) -> None:
+        self.job = job
+        self.loaded = loaded
+        self.store = FolderStore(Path(loaded.inputs.run_folder))
+        self.stage, self.step = 1, 0
+        self._last_checkpoint = time.monotonic()
+        self._known: StepReport | None = None
+        self.trainer = loaded.build_trainer(job.config)
+        checkpoint = load_checkpoint(self.store, job.number)
+        if checkpoint is not None:
+            self._known = checkpoint.report
+            self.stage, self.step = checkpoint.report.stage, checkpoint.report.step
+            self.trainer.load_state(checkpoint.state)
+
+    def advance(self) -> StepReport:
+        """Does one step and reports it. Errors of the trainer become a failed report, never an exception."""
+        if self._known is not None:
+            known, self._known = self._known, None
+            return known
+        try:
+            return self._train_step()
+        except Exception as error:  # any error of a method's code is this trial's failure, not the search's
+            return failed_report(self.job, self.stage, self.step, error)
+
+    def _train_step(self) -> StepReport:
+        started = time.monotonic()
+        inputs = self.loaded.inputs
+        if self.stage == 1 and self.step == inputs.stage_lengths[0]:
+            self.trainer.begin_stage2()
+            self.stage, self.step = 2, 0
+        train = self.trainer.stage1_step if self.stage == 1 else self.trainer.stage2_step
+        losses = train(self.step)
+        self.step += 1
+        report, judged = self._evaluate(losses, started)
+        if report.failure is None and (judged or time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS):
+            try:
+                save_checkpoint(self.store, self.job, Checkpoint(report, self.trainer.state()))
+            except (OSError, SafetensorError) as error:
+                return replace(report, final=False, storage_failure=f"{self.store.root}: {error}")
+            self._last_checkpoint = time.monotonic()
+        return report
+
+    def _evaluate(self, losses: dict[str, float], started: float) -> tuple[StepReport, bool]:
+        """The report of a step, and whether it stands at a rung or at the end of its stage."""
+        inputs = self.loaded.inputs
+        at_stage_end = self.step == inputs.stage_lengths[self.stage - 1]
+        judged = at_stage_end or any((r.stage, r.step) == (self.stage, self.step) for r in inputs.rungs)
+        logits = self.trainer.predict_logits(self.loaded.val_images)
+        evaluation = self.loaded.evaluate(logits)
+        scalars = {**losses, **evaluation.scalars}
+        value: float | None = evaluation.scalars[inputs.metric]
+        if self.stage == 1:
+            value = None
+            if judged:
+                logits = self.trainer.probe_logits(self.loaded.val_images)
+                value = scalars[f"probe_{inputs.metric}"] = self.loaded.evaluate(logits).scalars[inputs.metric]
+        final = self.stage == 2 and at_stage_end
+        errors = self.loaded.score_errors(logits) if judged else None
+        report = StepReport(
+            number=self.job.number,
+            attempt=self.job.attempt,
+            stage=self.stage,
+            step=self.step,
+            final=final,
+            value=value,
+            standard_error=_known(errors.overall) if errors else None,
+            score_errors=_plain(errors) if errors and final else {},
+            seconds=time.monotonic() - started,
+            scalars=scalars,
+            per_class=evaluation.to_json()["per_class"],
+            device=self.loaded.device.type,
+            threads=torch.get_num_threads(),
+            failure=self._not_finite(losses, value),
+        )
+        return report, judged
+
+    def _not_finite(self, losses: dict[str, float], value: float | None) -> str | None:
+        where = f"at stage {self.stage} step {self.step}"
+        for name, loss in losses.items():
+            if not math.isfinite(loss):
+                return f"{name} is {loss} {where}"
+        if value is not None and not math.isfinite(value):
+            return f"the objective {self.loaded.inputs.metric} is {value} {where}"
+        return None
+
+
+def _known(error: float) -> float | None:
+    """A standard error, or None where it is not known (fewer than two patients or groups)."""
+    return error if math.isfinite(error) else None
+
+
+def _plain(errors: ScoreErrors) -> dict[str, Any]:
+    groups = {name: _known(error) for name, error in errors.groups.items()}
+    return {"groups": groups, "per_class": [_known(error) for error in errors.per_class]}
+
+
+def failed_report(job: TrialJob, stage: int, step: int, error: BaseException) -> StepReport:
+    """The report of a trial that raised: what it was in one line, then the last lines of the traceback."""
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()[-FAILURE_LINES:]
+    reason = "out of memory on the device: " if isinstance(error, torch.cuda.OutOfMemoryError) else ""
+    summary = f"{reason}{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return StepReport(job.number, job.attempt, stage, step, failure="\n".join([summary, *lines]))

@@ -1,0 +1,452 @@
+"""What a run is: everything that decides its results, resolved once and kept in `run.yaml`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from optuna.distributions import CategoricalDistribution
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lt_search.class_groups import class_groups
+from lt_search.errors import Problem, Problems, UserError
+from lt_search.metrics import check_metric, counted_classes
+from lt_search.parameters import Condition, Parameter, in_sampling_order
+from lt_search.rungs import Rung
+from lt_search.space import Budget, RungPlan, Space, check_range, load_space
+from lt_search.values import flatten, parse_value, unflatten
+from trainers.registry import UnknownTrainer, find_trainer
+
+if TYPE_CHECKING:
+    from lt_search.data.table import Dataset
+    from trainers.base import TrainerConfig, TwoStageTrainer
+
+MIN_EPOCHS, MAX_EPOCHS = 8, 30
+"""Limits of a stage-1 length that is derived from the size of the data."""
+
+
+@dataclass(frozen=True)
+class SpecOptions:
+    """What the user asked for, as far as it decides results. A run keeps it, so that `--resume` can be checked."""
+
+    space: str
+    """Empty where a resumed run's own space is meant."""
+    dataset: str | None = None
+    data_root: str | None = None
+    image_size: int | None = None
+    budget: Literal["auto", "small", "full"] = "auto"
+    metric: str | None = None
+    seed: int = 0
+    split_seed: int = 0
+    set: tuple[str, ...] = ()
+    """`name=value` each."""
+    search: tuple[str, ...] = ()
+    """`name=range` each."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    prune: bool = True
+
+
+class SearchedParameter(BaseModel):
+    """A searched parameter, as kept in `run.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    range: str
+    when: str | None = None
+
+
+class DataFacts(BaseModel):
+    """The data a run was made on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    fingerprint: str
+    split_hash: str
+    split_origin: str
+    image_size: int
+    """Side in pixels to which images are decoded."""
+    task: str
+    classes: list[str]
+    train_counts: list[int]
+    """Training images per class."""
+    images: dict[str, int]
+    """Images per split."""
+    pixels: dict[str, str] = {}
+    """Checksum of the decoded images of each split; the fingerprint sees names, labels and sizes only."""
+
+
+class RunSpec(BaseModel):
+    """Everything that decides the results of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    options: dict[str, Any]
+    """`SpecOptions` as given."""
+    trainer: str
+    metric: str
+    budget: str
+    seed: int
+    sampler: str
+    prune: bool
+    data: DataFacts
+    config: dict[str, Any]
+    """The whole base config, nested; searched parameters have their first trial's values."""
+    search: dict[str, SearchedParameter]
+    eta: int
+    rungs: dict[str, list[int]]
+    """Steps at which trials are compared, by `stage1` / `stage2`."""
+    resources: dict[str, str] = {}
+    """Content hash of every tensor file that the configs need."""
+    notes: list[str] = []
+    """Choices that were made for the user, in words."""
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The searched parameters by name."""
+        return {
+            name: Parameter(name, entry.range, Condition.parse(entry.when) if entry.when else None)
+            for name, entry in self.search.items()
+        }
+
+    @property
+    def stage_lengths(self) -> tuple[int, int]:
+        """Steps of stage 1 and of stage 2."""
+        return self.config["stage1"]["epochs"], self.config["stage2"]["rounds"]
+
+    @property
+    def rung_list(self) -> tuple[Rung, ...]:
+        """All rungs in the order a trial meets them."""
+        return tuple(Rung(stage, step) for stage in (1, 2) for step in self.rungs[f"stage{stage}"])
+
+    def first_values(self) -> dict[str, Any]:
+        """The searched parameters' values in the first trial: the paper's, where the space does not say otherwise."""
+        flat = flatten(self.config)
+        return {name: flat[name] for name in self.search}
+
+    def resolve(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The full nested config of a trial that drew `values` (flat)."""
+        return unflatten({**flatten(self.config), **values})
+
+
+def trainer_type(name: str) -> type[TwoStageTrainer[Any]]:
+    """The trainer of a name or a `module:Class`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    try:
+        return find_trainer(name)
+    except UnknownTrainer as error:
+        raise UserError(Problem("trainer", str(error))) from error
+
+
+def parse_config(config_type: type[TrainerConfig], nested: Mapping[str, Any]) -> TrainerConfig:
+    """A trainer's config from nested plain values.
+
+    Raises:
+        ValidationError: if a field is unknown or out of its bounds.
+    """
+    return config_type.model_validate(unflatten(flatten(nested)))
+
+
+class _Resolver:
+    """Resolves options to a spec, collecting mistakes on the way."""
+
+    def __init__(self, options: SpecOptions, dataset: Dataset, *, gpu: bool) -> None:
+        self.options = options
+        self.dataset = dataset
+        self.problems = Problems()
+        self.notes: list[str] = []
+        self.space: Space = load_space(options.space)
+        self.trainer = trainer_type(self.space.trainer)
+        self.config_type = self.trainer.config_type
+        self.budget_name = self._budget_name(gpu)
+        self.budget: Budget = self.space.budgets[self.budget_name]
+
+    def resolve(self) -> RunSpec:
+        self._check_task()
+        metric = self._metric()
+        fixed = self._assignments(self.options.set, "--set")
+        searched = self._searched(fixed)
+        config = self._base_config(fixed)
+        if config is None:
+            self.problems.raise_if_any()  # the space's own values are wrong: there is no config to check the rest by
+        assert config is not None
+        self._check_parameters(config, searched)
+        if flatten(config.model_dump()).get("stage1.weights") == "none":
+            self.notes.append("stage1.weights=none: the backbone starts from random weights")
+        rungs = {stage: self._rung_steps(stage, config, fixed) for stage in ("stage1", "stage2")}
+        self._check_rungs(rungs, config, searched)
+        self.problems.raise_if_any()
+        return RunSpec(
+            options={k: list(v) if isinstance(v, tuple) else v for k, v in vars(self.options).items()},
+            trainer=self.space.trainer,
+            metric=metric,
+            budget=self.budget_name,
+            seed=self.options.seed,
+            sampler=self.options.sampler,
+            prune=self.options.prune,
+            data=self._data_facts(),
+            config=config.model_dump(mode="json"),
+            search={
+                name: SearchedParameter(range=p.range, when=str(p.when) if p.when else None)
+                for name, p in searched.items()
+            },
+            eta=self.budget.rungs.eta,
+            rungs=rungs,
+            notes=self.notes,
+        )
+
+    def _budget_name(self, gpu: bool) -> str:
+        name = self.options.budget
+        if name == "auto":
+            name = "full" if gpu else "small"
+            self.notes.append(f"budget {name}: {'a GPU is there' if gpu else 'no GPU is there'}")
+        if name not in self.space.budgets:
+            known = ", ".join(self.space.budgets)
+            raise UserError(Problem("--budget", f"the space has no budget {name!r}", f"use one of {known}"))
+        return name
+
+    def _check_task(self) -> None:
+        task = self.dataset.task
+        if task not in self.trainer.tasks:
+            takes = " or ".join(sorted(self.trainer.tasks))
+            self.problems.add(
+                "--space",
+                f"{self.options.space} trains {self.space.trainer}, which takes {takes} data, "
+                f"but {self.dataset.name} is {task}",
+                "use a space for this kind of data (`lt-search spaces` lists them), or other data",
+            )
+
+    def _metric(self) -> str:
+        metric = self.options.metric or self.space.metric
+        try:
+            name = check_metric(metric, self.dataset.task).name
+        except UserError as error:
+            self.problems.extend(error)
+            return metric
+        if not counted_classes(name, self.dataset.val.labels, len(self.dataset.classes)):
+            self.problems.add(
+                "--dataset",
+                f"no class of the validation split has what {name} needs to be computed",
+                "move images of some classes to it, or try another --split-seed",
+            )
+        return name
+
+    def _image_size(self) -> int:
+        if self.options.image_size is not None:
+            return self.options.image_size
+        if self.budget.image_size is not None:
+            return self.budget.image_size
+        size = min(self.dataset.typical_side(), self.budget.max_image_size)
+        self.notes.append(f"image size {size}: the typical side of the data, at most {self.budget.max_image_size}")
+        return size
+
+    def _assignments(self, texts: Sequence[str], option: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        known = _field_names(self.config_type)
+        for text in texts:
+            name, equals, value = text.partition("=")
+            name = name.strip()
+            if not equals or not value.strip():
+                self.problems.add(option, f"{text!r} is not NAME=VALUE")
+            elif name not in known:
+                self._unknown_field(f"{option} {text}", name, known)
+            else:
+                found[name] = value.strip()
+        return found
+
+    def _unknown_field(self, place: str, name: str, known: Iterable[str]) -> None:
+        close = difflib.get_close_matches(name, list(known), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"`lt-search spaces {self.options.space}` lists all fields"
+        self.problems.add(place, f"{self.space.trainer} has no parameter {name!r}", hint)
+
+    def _searched(self, fixed: Mapping[str, str]) -> dict[str, Parameter]:
+        known = _field_names(self.config_type)
+        parameters = self.space.parameters(self.budget_name)
+        for name in list(parameters):
+            if name not in known:
+                self._unknown_field(f"{self.options.space}: search.{name}", name, known)
+                del parameters[name]
+        for name, text in self._assignments(self.options.search, "--search").items():
+            if name in fixed:
+                self.problems.add(f"--search {name}", "is also fixed by --set", "give one of the two")
+            if check_range(self.problems, f"--search {name}", text):
+                old = parameters.get(name)
+                parameters[name] = Parameter(name, text, old.when if old else None)
+        for name in fixed:
+            parameters.pop(name, None)
+        for name in ("stage1.epochs", "stage2.rounds"):
+            if name in parameters:
+                self.problems.add(
+                    f"search.{name}",
+                    "the length of a stage is one constant per run, or its rungs would not be comparable",
+                    f"fix it with --set {name}=N",
+                )
+                del parameters[name]
+        return parameters
+
+    def _base_config(self, fixed: Mapping[str, str]) -> TrainerConfig | None:
+        flat: dict[str, Any] = {**self.space.set, **self.budget.set}
+        if self.budget.stage1_images is not None and "stage1.epochs" not in fixed:
+            flat["stage1.epochs"] = self._epochs(flat)
+        flat.update({name: parse_value(text) for name, text in fixed.items()})
+        try:
+            config = parse_config(self.config_type, flat)
+        except ValidationError as error:
+            wrong = set()
+            for detail in error.errors():
+                name = ".".join(str(part) for part in detail["loc"])
+                wrong |= {name} if name in fixed else {text for text in fixed if text.startswith(f"{name}.")}
+                place = f"--set {name}={fixed[name]}" if name in fixed else f"{self.options.space}: {name}"
+                self.problems.add(place, f"{detail['msg']} (given: {_shown(detail['input'])})")
+            left = {name: text for name, text in fixed.items() if name not in wrong}
+            return self._base_config(left) if wrong else None
+        # A path given from one folder must still be found when the run is resumed from another.
+        files = {r.field: str(Path(r.source).absolute()) for r in config.resources() if not r.published}
+        return parse_config(self.config_type, {**flatten(config.model_dump()), **files})
+
+    def _epochs(self, flat: Mapping[str, Any]) -> int:
+        assert self.budget.stage1_images is not None
+        n_train = len(self.dataset.train.ids)
+        per_epoch = min(n_train, int(flat.get("stage1.images_per_epoch") or n_train))
+        epochs = round(self.budget.stage1_images / per_epoch)
+        epochs = max(MIN_EPOCHS, min(MAX_EPOCHS, epochs))
+        self.notes.append(f"{epochs} stage-1 epochs: about {epochs * per_epoch:,} images in {n_train:,}")
+        return epochs
+
+    def _check_parameters(self, config: TrainerConfig, searched: Mapping[str, Parameter]) -> None:
+        base = flatten(config.model_dump())
+        for name, parameter in searched.items():
+            place = f"search.{name}"
+            for value in parameter.probes():
+                try:
+                    parse_config(self.config_type, {**base, name: value})
+                except ValidationError as error:
+                    rule = "; ".join(str(detail["msg"]) for detail in error.errors())
+                    whole = "for whole numbers write int(a, b) or logint(a, b)" if "integer" in rule else ""
+                    self.problems.add(
+                        place, f"{parameter.range} goes outside the field's bounds at {value}: {rule}", whole
+                    )
+                    break
+            if not _contains(parameter, base[name]):
+                self.problems.add(
+                    place,
+                    f"{parameter.range} leaves out {base[name]!r}, the value of the first trial",
+                    f"widen the range, or give a first value inside it: set {name} in the space's budget",
+                )
+            if parameter.when is not None and parameter.when.parameter not in base:
+                self._unknown_field(f"{place}.when", parameter.when.parameter, base)
+        try:
+            in_sampling_order(searched)
+        except ValueError as error:
+            self.problems.add("search", str(error))
+
+    def _rung_steps(self, stage: str, config: TrainerConfig, fixed: Mapping[str, str]) -> list[int]:
+        """The steps of a stage's rungs; those beyond a stage that the user shortened are left out, with a note."""
+        plan: RungPlan = self.budget.rungs
+        length = _length(stage, config)
+        steps = []
+        for point in plan.stage1 if stage == "stage1" else plan.stage2:
+            step = max(1, round(point * length)) if isinstance(point, float) and point <= 1 else int(point)
+            steps.append(step)
+        if ("stage1.epochs" if stage == "stage1" else "stage2.rounds") in fixed:
+            beyond = [step for step in steps if step > _last_rung(stage, length)]
+            if beyond:
+                self.notes.append(f"no rung at {stage} step {', '.join(map(str, beyond))}: it has only {length} steps")
+            steps = [step for step in steps if step not in beyond]
+        return sorted(set(steps))
+
+    def _check_rungs(
+        self, rungs: Mapping[str, list[int]], config: TrainerConfig, searched: Mapping[str, Parameter]
+    ) -> None:
+        active_from = self._losses_active_from(config, searched)
+        for stage, steps in rungs.items():
+            number, length = int(stage[-1]), _length(stage, config)
+            last = _last_rung(stage, length)
+            for step in steps:
+                place = f"{self.options.space}: budgets.{self.budget_name}.rungs.{stage}"
+                if not 1 <= step <= last:
+                    self.problems.add(
+                        place, f"a rung at step {step} is outside 1 to {last}", f"move it, or lengthen {stage}"
+                    )
+                elif step <= active_from[number]:
+                    self.problems.add(
+                        place,
+                        f"the rung at step {step} comes before every loss is active: one is switched on after "
+                        f"step {active_from[number]}",
+                        "move the rung behind that step, or switch the loss on earlier",
+                    )
+
+    def _losses_active_from(self, config: TrainerConfig, searched: Mapping[str, Parameter]) -> dict[int, int]:
+        latest = dict(config.losses_active_from())
+        base = flatten(config.model_dump())
+        for name, parameter in searched.items():
+            for corner in parameter.corners():
+                try:
+                    varied = parse_config(self.config_type, {**base, name: corner})
+                except ValidationError:
+                    continue  # reported by _check_parameters
+                for stage, step in varied.losses_active_from().items():
+                    latest[stage] = max(latest[stage], step)
+        return latest
+
+    def _data_facts(self) -> DataFacts:
+        dataset = self.dataset
+        counts = [int(count) for count in dataset.train_counts()]
+        self.notes.append(class_groups(counts).describe(dataset.classes))
+        return DataFacts(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint,
+            split_hash=dataset.split_hash,
+            split_origin=dataset.split_origin,
+            image_size=self._image_size(),
+            task=str(dataset.task),
+            classes=list(dataset.classes),
+            train_counts=counts,
+            images={part.name: len(part.ids) for part in (dataset.train, dataset.val, dataset.test)},
+        )
+
+
+def resolve_spec(options: SpecOptions, dataset: Dataset, *, gpu: bool) -> RunSpec:
+    """Turns what the user asked for into what the run is.
+
+    Args:
+        options: as given.
+        dataset: the data that was loaded for them.
+        gpu: whether trials have a GPU; decides the `auto` budget.
+
+    Raises:
+        UserError: with every mistake found in the space, the options and their fit to the data.
+    """
+    return _Resolver(options, dataset, gpu=gpu).resolve()
+
+
+def _field_names(config_type: type[TrainerConfig]) -> tuple[str, ...]:
+    return tuple(flatten(config_type().model_dump()))
+
+
+def _length(stage: str, config: TrainerConfig) -> int:
+    return config.stage1.epochs if stage == "stage1" else config.stage2.rounds
+
+
+def _last_rung(stage: str, length: int) -> int:
+    """The last step that can be a rung; the end of stage 2 is the final value, not a rung."""
+    return length if stage == "stage1" else length - 1
+
+
+def _contains(parameter: Parameter, value: Any) -> bool:
+    distribution = parameter.distribution
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    low, high = parameter.corners()
+    return isinstance(value, int | float) and low <= value <= high  # type: ignore[operator]
+
+
+def _shown(given: object) -> str:
+    """A wrong value in short; a whole section of a config says nothing to anybody."""
+    return repr(given) if isinstance(given, bool | int | float | str) else "a combination of fields"

@@ -1,0 +1,137 @@
+"""What a run has come to, read from its journal alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lt_search.referee import ATTEMPT, COST, FAILURE, FINAL, STOPPED, TRIALS, rung_attribute
+from lt_search.rungs import Decision, Rung
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from lt_search.journal import Journal
+    from lt_search.spec import RunSpec
+
+STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+"""Optuna's word for a state, and ours."""
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """One trial."""
+
+    number: int
+    state: str
+    """finished, pruned, failed or running (also: interrupted, and resumable)."""
+    value: float | None
+    """Objective on the validation split; only of a finished trial."""
+    standard_error: float | None
+    """Bootstrap standard error of `value` over patients or groups."""
+    params: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    """Time spent in each stage."""
+    note: str = ""
+    """Where it was stopped, or why it failed."""
+    attempts: int = 1
+    """How often it was handed to a worker."""
+
+
+@dataclass(frozen=True)
+class RungSummary:
+    """How many trials came to a rung, and how many went on."""
+
+    rung: Rung
+    reached: int
+    stopped: int
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A whole run."""
+
+    target: int
+    """Trials to propose in all."""
+    trials: tuple[TrialSummary, ...]
+    rungs: tuple[RungSummary, ...]
+
+    @property
+    def best(self) -> TrialSummary | None:
+        """The finished trial with the largest value; a stopped trial is never best."""
+        return next(iter(self.leaderboard), None)
+
+    @property
+    def leaderboard(self) -> list[TrialSummary]:
+        """Finished trials, best first; of equals the earlier one."""
+        return sorted(self.of_state("finished"), key=lambda t: (-(t.value or 0.0), t.number))
+
+    def of_state(self, state: str) -> list[TrialSummary]:
+        """The trials of one state, by number."""
+        return [trial for trial in self.trials if trial.state == state]
+
+    @property
+    def ended(self) -> int:
+        """Trials that are finished, pruned or failed."""
+        return len(self.trials) - len(self.of_state("running"))
+
+    def seconds_left(self, concurrent: int) -> float | None:
+        """A guess from the mean time of ended trials; None before the first one ended."""
+        times = [sum(trial.seconds.values()) for trial in self.trials if trial.state in {"finished", "pruned"}]
+        if not times:
+            return None
+        return max(0, self.target - self.ended) * mean(times) / max(1, concurrent)
+
+
+def summarise(spec: RunSpec, journal: Journal) -> RunSummary:
+    """Reads a run's journal."""
+    trials = journal.started()
+    rungs = []
+    for rung in spec.rung_list:
+        entries = [t.user_attrs[rung_attribute(rung)] for t in trials if rung_attribute(rung) in t.user_attrs]
+        stopped = sum(entry["decision"] == Decision.STOP for entry in entries)
+        rungs.append(RungSummary(rung, len(entries), stopped))
+    target = int(journal.study.user_attrs.get(TRIALS, 0))
+    return RunSummary(target, tuple(_trial_summary(trial) for trial in trials), tuple(rungs))
+
+
+def _trial_summary(trial: FrozenTrial) -> TrialSummary:
+    attributes = trial.user_attrs
+    state = STATES[trial.state.name]
+    value, error = attributes.get(FINAL, (None, None)) if state == "finished" else (None, None)
+    return TrialSummary(
+        number=trial.number,
+        state=state,
+        value=value,
+        standard_error=error,
+        params=dict(trial.params),
+        seconds=attributes.get(COST, {}),
+        note=attributes.get(STOPPED) or attributes.get(FAILURE, ""),
+        attempts=attributes.get(ATTEMPT, 1),
+    )
+
+
+def trials_csv(trials: Iterable[TrialSummary]) -> str:
+    """All trials as CSV text, one row each, parameters as columns."""
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            "value": trial.value,
+            "standard_error": trial.standard_error,
+            "stage1_seconds": trial.seconds.get("stage1"),
+            "stage2_seconds": trial.seconds.get("stage2"),
+            "attempts": trial.attempts,
+            "note": trial.note,
+            **trial.params,
+        }
+        for trial in trials
+    ]
+    text = io.StringIO()
+    pd.DataFrame(rows).to_csv(text, index=False, float_format="%.6g")
+    return text.getvalue()

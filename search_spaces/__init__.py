@@ -1,0 +1,1 @@
+"""Search spaces shipped with lt-search, one YAML file each. No code."""

@@ -1,0 +1,201 @@
+"""The command line as a person meets it, as far as no search is needed: mistakes, help, listings, plans."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lt_search.cli import main
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: object) -> Outcome:
+        code = main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+def _csv(folder: Path, *lines: str, header: str = "image,label") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "labels.csv"
+    table.write_text("\n".join([header, *lines]) + "\n")
+    for line in lines:
+        name = line.split(",")[0]
+        if name.endswith(".png"):
+            Image.new("L", (8, 8), 90).save(folder / name)
+    return table
+
+
+def test_every_mistake_of_one_command_is_in_one_message(run, tmp_path: Path) -> None:
+    outcome = run("search", "--trials", "0", "--seed", "x", "--gpus-per-trial", "1.5", "--time-budget", "soon")
+    assert outcome.code == 2
+    assert "5 things are wrong" in outcome.err
+    for place in ("--trials: 0 is outside", "--seed: 'x'", "--gpus-per-trial: 1.5", "--time-budget: 'soon'", "--space"):
+        assert place in outcome.err
+    assert os.listdir(tmp_path) == []
+
+
+def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = run("search", "--space", "nope", "--dataset", "nope.csv", "--storage", tmp_path / "file")
+    assert outcome.code == 2
+    assert "3 things are wrong" in outcome.err
+    for place in ("--space", "nope.csv", "--storage"):
+        assert place in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--space", "ldrnett"], "did you mean ldrnet?"),
+        (["--space", "ldrnet", "--dataset", "digitsml"], "did you mean 'digits-ml'?"),
+        (["--space", "ldrnet", "--dataset", "digits-lt"], "takes multi-label data"),
+        (["--space", "ldrnet", "--metric", "mPA"], "did you mean mAP?"),
+        (["--space", "ldrnet", "--set", "stage2.alhpa=1"], "did you mean stage2.alpha?"),
+        (["--space", "ldrnet", "--set", "stage2.alpha=9"], "--set stage2.alpha=9"),
+        (["--space", "ldrnet", "--search", "stage2.q=uniform(1,0.1)"], "reversed"),
+        (["--space", "ldrnet", "--search", "stage2.q=loguniform(0,1)"], "log scale"),
+        (["--space", "ldrnet", "--search", "stage2.q=uniform(0.1,2)"], "outside the field's bounds at 2"),
+        (["--space", "ldrnet", "--set", "stage2.e_step_start=3"], "before every loss is active"),
+        (["--space", "ldrnet", "--budget", "huge"], "'huge' is not one of"),
+        (["--space", "ldrnet", "--storage", "s3://bucket"], "only folders"),
+        (["--space", "ldrnet", "--name", "a/b"], "cannot name a folder"),
+        (["--space", "ldrnet", "--address", "127.0.0.1:1"], "--address"),
+        (["--resume", "nothing"], "is no run"),
+        (["--resume", "a", "--name", "b"], "give one of the two"),
+        (["--space", "ldrnet", "--gpus-per-trial", "64"], "a trial takes"),
+        (
+            ["--space", "ldrnet", "--set", "stage1.backbone=resnet18", "--set", "stage1.weights=/no/such/file.pt"],
+            "--set stage1.weights=none",
+        ),
+    ],
+)
+def test_a_mistake_gives_code_2_and_its_fix_and_no_traceback(run, argv: list[str], message: str) -> None:
+    outcome = run("search", *argv)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not list(Path("runs").glob("*")), "nothing half-written"
+
+
+def test_missing_published_weights_are_an_error_with_the_full_budget(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", "empty")
+    _no_network(monkeypatch)
+    outcome = run("search", "--space", "ldrnet", "--budget", "full", "--image-size", "32")
+    assert outcome.code == 2
+    for backbone in ("resnet50", "densenet121"):
+        assert backbone in outcome.err
+    assert "--set stage1.weights=FILE" in outcome.err
+    assert "--set stage1.weights=none" in outcome.err
+
+
+def test_missing_published_weights_are_said_and_done_without_with_the_small_budget(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", "empty")
+    _no_network(monkeypatch)
+    options = ("--set", "stage1.backbone=mobilenet_v3_small", "--set", "stage1.weights=imagenet")
+    outcome = run("search", "--space", "ldrnet", "--budget", "small", *options, "--plan")
+    assert outcome.code == 0, outcome.err
+    assert "going on with stage1.weights=none" in outcome.out
+
+
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends all look-ups to a proxy where nothing listens, so that the test is the same with and without internet."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+
+
+def test_broken_images_are_all_listed_and_nothing_is_written(run, tmp_path: Path) -> None:
+    lines = [f"{i}.png,{'a|b' if i % 2 else 'b' if i % 3 else ''}" for i in range(40)]
+    table = _csv(tmp_path / "data", *lines)
+    (tmp_path / "data/3.png").write_bytes((tmp_path / "data/3.png").read_bytes()[:40])
+    (tmp_path / "data/5.png").write_text("not an image")
+    (tmp_path / "data/7.png").unlink()
+    outcome = run("search", "--space", "ldrnet", "--dataset", table)
+    assert outcome.code == 2
+    for name in ("3.png", "5.png", "7.png"):
+        assert name in outcome.err
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("header", "lines", "message"),
+    [
+        ("image,labels", ["a.png,x"], "label"),
+        ("image,label", ["a.png,x|y", "a.png,y"], "a.png"),
+        ("image,label", ["a.png,x", "b.png,x"], "one class"),
+        ("image,label,patient,split", ["a.png,x|y,p1,train", "b.png,y,p1,test", "c.png,x,p2,val"], "p1"),
+        ("image,label,split", ["a.png,x,train", "b.png,x|y,val", "c.png,x|y,test"], "y"),
+    ],
+)
+def test_a_wrong_table_is_refused(run, tmp_path: Path, header: str, lines: list[str], message: str) -> None:
+    outcome = run("search", "--space", "ldrnet", "--dataset", _csv(tmp_path / "data", *lines, header=header))
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_plan_runs_nothing(run, tmp_path: Path) -> None:
+    outcome = run("search", "--space", "ldrnet", "--trials", "20", "--plan")
+    assert outcome.code == 0
+    for word in ("20, ", "rung", "stage-1 steps", "MiB a checkpoint", "not known"):
+        assert word in outcome.out
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_spaces_lists_all_and_shows_every_field(run) -> None:
+    listing = run("spaces").out
+    assert "ldrnet-stage2" in listing
+    shown = run("spaces", "ldrnet").out
+    for field in ("stage1.lr", "stage2.alpha", "stage2.gce_form"):
+        assert field in shown
+    assert run("spaces", "nothing").code == 2
+
+
+def test_data_check_says_what_is_there(run, tmp_path: Path) -> None:
+    lines = [f"{i}.png,{'a|b' if i % 2 else 'b' if i % 3 else ''}" for i in range(40)]
+    table = _csv(tmp_path / "data", *lines)
+    outcome = run("data", "check", "--dataset", table)
+    assert outcome.code == 0
+    for word in ("multi-label", "a", "b", "train", "val", "test"):
+        assert word in outcome.out
+    (tmp_path / "data/5.png").write_text("not an image")
+    outcome = run("data", "check", "--dataset", table)
+    assert outcome.code == 2
+    assert "5.png" in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("command", ["status", "export", "report"])
+def test_commands_on_a_run_that_is_none_are_refused(run, command: str) -> None:
+    outcome = run(command, "nothing")
+    assert outcome.code == 2
+    assert "is no run" in outcome.err
+
+
+def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) -> None:
+    outcome = run("evaluate", tmp_path)
+    assert outcome.code == 2
+    assert "best.yaml, model.safetensors, metrics.json missing" in outcome.err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from lt_search.cli import build_parser; build_parser().format_help(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "torchvision", "ray", "optuna", "pandas", "sklearn"} & set(modules)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lt_search.live import LiveStatus, render_leaderboard, render_status, status_line
+from lt_search.rungs import Rung
+from lt_search.spec import RunSpec
+from lt_search.store import FolderStore
+from lt_search.summary import RungSummary, RunSummary, TrialSummary, trials_csv
+
+
+@pytest.fixture
+def summary() -> RunSummary:
+    return RunSummary(
+        target=10,
+        trials=(
+            TrialSummary(0, "finished", 0.7, 0.02, {"stage1.lr": 0.5}, {"stage1": 10, "stage2": 2}),
+            TrialSummary(1, "finished", 0.8, 0.02, {"stage1.lr": 0.25}, {"stage1": 20, "stage2": 4}),
+            TrialSummary(2, "pruned", None, None, {}, {"stage1": 6}, "stage 1 step 1"),
+            TrialSummary(3, "failed", None, None, {}, {}, "boom"),
+            TrialSummary(4, "running", None, None, {}, {}),
+        ),
+        rungs=(RungSummary(Rung(1, 1), 3, 1),),
+    )
+
+
+def test_the_best_is_a_finished_trial(summary: RunSummary) -> None:
+    assert summary.best is not None
+    assert summary.best.number == 1
+    assert [trial.number for trial in summary.leaderboard] == [1, 0]
+    assert RunSummary(1, summary.trials[2:], ()).best is None
+
+
+def test_time_left_is_that_of_the_trials_still_to_come(summary: RunSummary) -> None:
+    mean = (12 + 24 + 6) / 3
+    assert summary.ended == 4
+    assert summary.seconds_left(concurrent=2) == pytest.approx(6 * mean / 2)
+    assert RunSummary(5, (), ()).seconds_left(1) is None
+
+
+def test_the_line_can_be_grepped(tiny_spec: RunSpec, summary: RunSummary) -> None:
+    line = status_line(tiny_spec, summary, 61, 2)
+    pairs = dict(part.split("=") for part in line.split())
+    assert pairs == {
+        "trials": "4/10",
+        "running": "1",
+        "finished": "2",
+        "pruned": "1",
+        "failed": "1",
+        "best_mAP": "0.8000",
+        "best_trial": "1",
+        "rungs": "1:1:2/3",
+        "elapsed": "1m01s",
+        "left": "42s",
+    }
+
+
+def test_a_terminal_shows_the_same_facts(tiny_spec: RunSpec, summary: RunSummary) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=120)
+    console.print(render_status(tiny_spec, summary, {4: Rung(1, 3), 5: Rung(0, 0)}, 61, 2))
+    console.print(render_leaderboard(tiny_spec, summary))
+    for fact in (
+        "4 of 10 done",
+        "mAP 0.8000 ± 0.020 (trial 1)",
+        "trial 4: stage 1 step 3 of 4",
+        "trial 5: starting",
+        "2 of 3 go on",
+        "1m 01s so far",
+        "stage1.lr=0.25",
+    ):
+        assert fact in text.getvalue()
+
+
+def test_without_a_terminal_each_line_goes_to_the_log_too(
+    tiny_spec: RunSpec, summary: RunSummary, tmp_path: Path
+) -> None:
+    text = io.StringIO()
+    store = FolderStore(tmp_path)
+    with LiveStatus(tiny_spec, store, lambda: summary, dict, lambda: 2, Console(file=text, width=300)) as live:
+        live.tick()
+        live.tick()
+    log = (tmp_path / "search.log").read_text().splitlines()
+    assert len(log) == 2, "one at the start, one at the end; the second tick came within a minute"
+    assert [line.split(" ", 1)[1] for line in log] == text.getvalue().splitlines()
+
+
+def test_the_table_of_trials_leaves_empty_what_a_trial_has_not(summary: RunSummary) -> None:
+    lines = trials_csv(summary.trials).splitlines()
+    assert lines[0].startswith("number,state,value,standard_error,stage1_seconds,stage2_seconds,attempts,note")
+    assert lines[3] == "2,pruned,,,6,,1,stage 1 step 1,"

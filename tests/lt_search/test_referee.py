@@ -1,0 +1,246 @@
+"""What the journal says after trials reported, and after a driver was killed at every possible point of its work."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from lt_search.journal import Journal, sole_driver
+from lt_search.messages import StepReport, TrialJob
+from lt_search.referee import ADDRESS, FAILURE, TRIALS, Referee, read_reports
+from lt_search.rungs import Decision
+from lt_search.sampler import ReseededSampler
+from lt_search.spec import RunSpec
+from lt_search.store import FolderStore
+
+
+class Driver:
+    """A referee over a folder, that can be killed and started again."""
+
+    def __init__(self, spec: RunSpec, folder: Path, trials: int = 20) -> None:
+        with sole_driver(folder):
+            self.journal = Journal(folder / "journal.log", ReseededSampler(spec.seed))
+        self.journal.study.set_user_attr(TRIALS, trials)
+        self.store = FolderStore(folder)
+        self.referee = Referee(spec, self.journal, self.store)
+
+    def job(self) -> TrialJob:
+        job = self.referee.next_job()
+        assert job is not None
+        return job
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self.journal.trial(number)
+
+
+def report(number: int, stage: int, step: int, value: float | None = 0.5, **more: object) -> StepReport:
+    return StepReport(number, 1, stage, step, value=value, standard_error=0.0, seconds=1.0, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def driver(tiny_spec: RunSpec, tmp_path: Path) -> Driver:
+    return Driver(tiny_spec, tmp_path / "run")
+
+
+def test_the_first_trial_has_the_default_values(driver: Driver) -> None:
+    job = driver.job()
+    assert job.config["stage1"]["lr"] == 0.5
+    assert driver.job().config["stage1"]["lr"] != 0.5
+
+
+def test_hands_out_no_more_than_asked_for(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", trials=2)
+    assert [driver.job().number, driver.job().number] == [0, 1]
+    assert driver.referee.next_job() is None
+
+
+def test_a_finished_trial_is_complete_with_its_final_value(driver: Driver) -> None:
+    number = driver.job().number
+    for stage, step in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1)):
+        assert driver.referee.observe(report(number, stage, step, 0.4)) is Decision.CONTINUE
+    driver.referee.observe(report(number, 2, 2, 0.7, final=True))
+    trial = driver.trial(number)
+    assert trial.state is TrialState.COMPLETE
+    assert trial.value == 0.7
+    assert trial.intermediate_values == {1: 0.4, 2: 0.4, 3: 0.4, 4: 0.4, 5: 0.4, 6: 0.7}
+    assert trial.user_attrs["cost"] == {"stage1": 4.0, "stage2": 2.0}
+
+
+def test_a_stopped_trial_is_pruned_and_never_best(driver: Driver) -> None:
+    numbers = [driver.job().number for _ in range(3)]
+    for number, value in zip(numbers, (0.8, 0.7, 0.1), strict=True):
+        decision = driver.referee.observe(report(number, 1, 1, value))
+    assert decision is Decision.STOP
+    stopped = driver.trial(numbers[-1])
+    assert stopped.state is TrialState.PRUNED
+    assert stopped.user_attrs["stopped"] == "stage 1 step 1"
+    assert stopped.intermediate_values == {1: 0.1}
+    with pytest.raises(ValueError, match="No trials are completed"):
+        _ = driver.journal.study.best_trial
+
+
+def test_a_failed_trial_keeps_its_reason_and_no_value(driver: Driver) -> None:
+    number = driver.job().number
+    driver.referee.observe(report(number, 1, 1))
+    driver.referee.observe(StepReport(number, 1, 1, 2, value=math.nan, failure="the objective mAP is nan"))
+    trial = driver.trial(number)
+    assert trial.state is TrialState.FAIL
+    assert trial.user_attrs[FAILURE] == "the objective mAP is nan"
+    assert trial.intermediate_values == {1: 0.5}
+
+
+def test_news_heard_twice_is_written_once(driver: Driver) -> None:
+    number = driver.job().number
+    first = report(number, 1, 1, 0.4)
+    driver.referee.observe(first)
+    before = (driver.store.root / "journal.log").read_bytes()
+    driver.referee.observe(report(number, 1, 1, 0.9))
+    assert (driver.store.root / "journal.log").read_bytes() == before
+    assert read_reports(driver.store, number) == [first]
+
+
+def test_two_trials_of_one_stage_1_count_once_at_its_rungs(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    searched = {name: entry for name, entry in tiny_spec.search.items() if name.startswith("stage2")}
+    driver = Driver(tiny_spec.model_copy(update={"search": searched}), tmp_path / "run")
+    numbers = [driver.job().number for _ in range(5)]
+    assert len({driver.trial(number).user_attrs[ADDRESS] for number in numbers}) == 1
+    decisions = {driver.referee.observe(report(number, 1, 1, 0.5)) for number in numbers}
+    assert decisions == {Decision.CONTINUE}
+    counted = [driver.trial(number).user_attrs["rung:1:1"]["counts"] for number in numbers]
+    assert counted == [True, False, False, False, False]
+
+
+def test_inactive_parameters_do_not_move_the_address(driver: Driver) -> None:
+    addresses = {}
+    for _ in range(12):
+        job = driver.job()
+        stage1 = dict(job.config["stage1"])
+        if stage1["optimiser"] == "sgd":
+            stage1["momentum"] = "inactive"
+        addresses[str(sorted(stage1.items()))] = driver.trial(job.number).user_attrs[ADDRESS]
+        assert ("stage1.momentum" in driver.trial(job.number).params) == (stage1["optimiser"] == "momentum")
+    assert len(set(addresses.values())) == len(addresses)
+
+
+def test_a_trial_without_its_worker_fails(driver: Driver) -> None:
+    number = driver.job().number
+    driver.referee.fail(number, "the worker process died")
+    assert driver.trial(number).state is TrialState.FAIL
+    driver.referee.fail(number, "again")
+    assert driver.trial(number).user_attrs[FAILURE] == "the worker process died"
+
+
+def test_a_full_disk_ends_the_search_and_no_trial(driver: Driver) -> None:
+    number = driver.job().number
+    before = driver.trial(number)
+    assert driver.referee.observe(report(number, 1, 1, storage_failure="no space")) is Decision.STOP
+    assert driver.referee.storage_failure == "no space"
+    assert driver.trial(number) == before
+
+
+def test_gives_up_when_all_of_the_first_trials_fail(driver: Driver) -> None:
+    for left in (2, 1, 0):
+        number = driver.job().number
+        assert driver.referee.hopeless() is None
+        driver.referee.observe(StepReport(number, 1, 1, 0, failure=f"no such file ({left})"))
+    assert driver.referee.hopeless() == "no such file (2)"
+
+
+def test_failures_before_a_resume_do_not_end_the_resumed_search(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    first = Driver(tiny_spec, tmp_path / "run", trials=5)
+    for _ in range(3):
+        first.referee.fail(first.job().number, "no disk")
+    assert first.referee.hopeless() == "no disk"
+    second = Driver(tiny_spec, tmp_path / "run", trials=5)
+    assert second.referee.hopeless() is None
+    for _ in range(2):
+        second.referee.fail(second.job().number, "still no disk")
+    assert second.referee.hopeless() == "still no disk"
+
+
+def test_goes_on_when_one_of_the_first_trials_did_not_fail(driver: Driver) -> None:
+    numbers = [driver.job().number for _ in range(4)]
+    for number in numbers[:2]:
+        driver.referee.fail(number, "boom")
+    driver.referee.observe(report(numbers[2], 2, 2, 0.5, final=True))
+    driver.referee.fail(numbers[3], "boom")
+    assert driver.referee.hopeless() is None
+
+
+SCRIPT: list[tuple[int, int, int, float]] = [
+    (0, 1, 1, 0.8),
+    (1, 1, 1, 0.7),
+    (0, 1, 3, 0.8),
+    (2, 1, 1, 0.1),  # stopped
+    (1, 1, 3, 0.7),
+    (0, 1, 4, 0.8),
+    (0, 2, 1, 0.85),
+    (3, 1, 1, 0.75),
+    (0, 2, 2, 0.9),  # finished
+    (3, 1, 3, 0.2),  # stopped
+    (1, 2, 2, 0.6),  # finished
+]
+
+
+def _play(driver: Driver, script: list[tuple[int, int, int, float]]) -> None:
+    for number, stage, step, value in script:
+        driver.referee.observe(report(number, stage, step, value, final=(stage, step) == (2, 2)))
+
+
+def _truth(journal: Journal) -> list[object]:
+    return [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            "value": trial.value if trial.state is TrialState.COMPLETE else None,
+            "params": trial.params,
+            "values": trial.intermediate_values,
+            "rungs": {name: entry for name, entry in trial.user_attrs.items() if name.startswith("rung:")},
+        }
+        for trial in journal.started()
+    ]
+
+
+def _kill_points(tmp_path: Path, spec: RunSpec) -> tuple[list[bytes], list[object], Callable[[bytes], Driver]]:
+    """The journal after every line of an undisturbed run, that run's truth, and a way to wake up at such a point."""
+    whole = Driver(spec, tmp_path / "whole")
+    for _ in range(4):
+        whole.job()
+    start = len((tmp_path / "whole/journal.log").read_bytes())
+    _play(whole, SCRIPT)
+    content = (tmp_path / "whole/journal.log").read_bytes()
+    points = [content[:start]]
+    for line in content[start:].splitlines(keepends=True):
+        points.append(points[-1] + line)
+
+    def wake_up_at(journal: bytes) -> Driver:
+        folder = tmp_path / "killed"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "journal.log").write_bytes(journal)
+        return Driver(spec, folder)
+
+    return points, _truth(whole.journal), wake_up_at
+
+
+def test_killed_after_any_line_of_the_journal_the_next_driver_comes_to_the_same_end(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    points, truth, wake_up_at = _kill_points(tmp_path, tiny_spec)
+    assert len(points) > 20
+    for point in points:
+        for torn in (b"", b'{"op_code": 9, "wor'):
+            driver = wake_up_at(point + torn)
+            running = {trial.number for trial in driver.journal.unfinished()}
+            handed_out = set()
+            while running - handed_out:
+                handed_out.add(driver.job().number)
+            assert handed_out == running
+            _play(driver, SCRIPT)  # every worker repeats its last step; the referee knows what it has heard
+            assert _truth(driver.journal) == truth
+            assert driver.job().number == 4, "the next proposal is a new trial"

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lt_search.data.registry import load_dataset
+from lt_search.errors import UserError
+from lt_search.rungs import Rung
+from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+
+
+@pytest.fixture
+def options(tiny_space: Path, tiny_csv: Path) -> SpecOptions:
+    return SpecOptions(str(tiny_space), str(tiny_csv))
+
+
+def _resolve(options: SpecOptions, **changes: Any) -> RunSpec:
+    changed = replace(options, **changes)
+    assert changed.dataset is not None
+    return resolve_spec(changed, load_dataset(changed.dataset), gpu=False)
+
+
+def _places(options: SpecOptions, **changes: Any) -> list[str]:
+    with pytest.raises(UserError) as raised:
+        _resolve(options, **changes)
+    return [f"{problem.place}: {problem.what}" for problem in raised.value.problems]
+
+
+def test_the_first_trial_has_the_defaults(options: SpecOptions) -> None:
+    spec = _resolve(options)
+    assert spec.first_values() == {
+        "stage1.lr": 0.5,
+        "stage1.optimiser": "sgd",
+        "stage1.momentum": 0.5,
+        "stage2.bias": 0.0,
+    }
+    assert spec.stage_lengths == (4, 2)
+    assert spec.rung_list == (Rung(1, 1), Rung(1, 3), Rung(2, 1))
+
+
+def test_set_fixes_a_searched_parameter(options: SpecOptions) -> None:
+    spec = _resolve(options, set=("stage1.lr=0.25", "stage1.epochs=6"))
+    assert "stage1.lr" not in spec.search
+    assert spec.config["stage1"]["lr"] == 0.25
+    assert spec.stage_lengths == (6, 2)
+
+
+def test_search_adds_a_parameter_and_changes_a_range(options: SpecOptions) -> None:
+    spec = _resolve(options, search=("stage2.bias=uniform(-0.5, 0.5)", "stage1.seconds=uniform(0, 1)"))
+    assert spec.search["stage2.bias"].range == "uniform(-0.5, 0.5)"
+    assert spec.search["stage1.seconds"].range == "uniform(0, 1)"
+
+
+def test_a_budget_takes_epochs_from_the_size_of_the_data(options: SpecOptions, tiny_space: Path) -> None:
+    tiny_space.write_text(tiny_space.read_text().replace("trials: 6", "trials: 6\n    stage1_images: 2000"))
+    dataset = load_dataset(str(options.dataset))
+    spec = _resolve(options)
+    assert spec.stage_lengths[0] == round(2000 / len(dataset.train))
+    assert any("stage-1 epochs" in note for note in spec.notes)
+
+
+def test_all_mistakes_come_in_one_message(options: SpecOptions) -> None:
+    found = _places(
+        options,
+        metric="mPA",
+        set=("stage1.lrr=1", "stage2.bias", "stage1.optimiser=adam"),
+        search=("stage1.seconds=uniform(2, 1)", "nothing=uniform(0, 1)"),
+    )
+    text = "\n".join(found)
+    assert len(found) == 6
+    for expected in ("'mPA'", "'stage1.lrr'", "'stage2.bias' is not NAME=VALUE", "stage1.optimiser=adam", "reversed"):
+        assert expected in text
+    assert "no parameter 'nothing'" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"search": ("stage1.lr=uniform(-1, 1)",)}, "outside the field's bounds at -1"),
+        ({"search": ("stage1.lr=loguniform(0, 1)",)}, "log scale"),
+        ({"search": ("stage1.lr=uniform(1, 2)",)}, "leaves out 0.5, the value of the first trial"),
+        ({"search": ("stage1.epochs=int(1, 9)",)}, "one constant per run"),
+        ({"set": ("stage1.lr=50",)}, "less than or equal to 10"),
+        ({"search": ("stage1.epochs=uniform(1, 2)", "stage2.rounds=int(1, 3)")}, "one constant per run"),
+        ({"search": ("stage1.late_loss_from=uniform(0, 1)",)}, "should be a valid integer"),
+        ({"set": ("stage1.late_loss_from=2",)}, "step 1 comes before every loss is active"),
+        ({"search": ("stage1.late_loss_from=int(0, 3)",)}, "step 3 comes before every loss is active"),
+        ({"budget": "full"}, "no budget 'full'"),
+        ({"metric": "BACC"}, "'BACC' does not apply to multi-label data"),
+    ],
+)
+def test_a_mistake_is_named(options: SpecOptions, change: dict[str, Any], message: str) -> None:
+    assert message in "\n".join(_places(options, **change))
+
+
+def test_rungs_beyond_a_stage_that_the_user_shortened_are_left_out_with_a_note(options: SpecOptions) -> None:
+    spec = _resolve(options, set=("stage1.epochs=2", "stage2.rounds=1"))
+    assert spec.rung_list == (Rung(1, 1),)
+    assert "no rung at stage1 step 3: it has only 2 steps" in spec.notes
+    assert "no rung at stage2 step 1: it has only 1 steps" in spec.notes
+
+
+def test_a_rung_of_the_space_beyond_its_stage_is_refused(options: SpecOptions, tiny_space: Path) -> None:
+    tiny_space.write_text(tiny_space.read_text().replace("stage1: [1, 3]", "stage1: [1, 9]"))
+    assert "a rung at step 9 is outside 1 to 4" in "\n".join(_places(options))
+
+
+def test_other_mistakes_are_named_beside_a_wrong_value(options: SpecOptions) -> None:
+    found = _places(options, set=("stage1.lr=50",), search=("stage2.bias=uniform(-9, 9)",), metric="x")
+    assert len(found) == 3, found
+    assert "stage1.lr=50" in "".join(found)
+    assert "outside the field's bounds at -9" in "".join(found)
+
+
+def test_a_multi_label_space_on_multi_class_data_is_refused() -> None:
+    with pytest.raises(UserError, match="takes multi-label data, but digits-lt is multi-class"):
+        _resolve(SpecOptions("ldrnet", "digits-lt"))
+
+
+@pytest.mark.parametrize("name", ["ldrnet", "ldrnet-stage2"])
+@pytest.mark.parametrize("gpu", [False, True])
+def test_shipped_spaces_resolve_on_bundled_data(name: str, gpu: bool) -> None:
+    spec = resolve_spec(SpecOptions(name), load_dataset("digits-ml"), gpu=gpu)
+    assert spec.budget == ("full" if gpu else "small")
+    if name == "ldrnet-stage2":
+        assert not any(parameter.startswith("stage1") for parameter in spec.search)
+
+
+@pytest.mark.parametrize("text", ["stage2.alpha=5", "stage2.q=0", "stage2.q=1.5"])
+def test_alpha_and_q_out_of_range_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        resolve_spec(SpecOptions("ldrnet", set=(text,)), load_dataset("digits-ml"), gpu=False)
+
+
+def test_spec_survives_yaml(options: SpecOptions) -> None:
+    import yaml
+
+    spec = _resolve(options)
+    assert RunSpec.model_validate(yaml.safe_load(yaml.safe_dump(spec.model_dump(mode="json")))) == spec

@@ -1,0 +1,318 @@
+"""Whole searches through Ray, run as a person runs them: to the end, interrupted, killed, on two nodes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from lt_search.journal import Journal
+from tests.lt_search.conftest import own_cache, tiny_csv, tiny_space  # noqa: F401 (fixtures)
+
+REPOSITORY = Path(__file__).parent.parent
+TRAINING = ("ray::ResourceTrainable", "ray::StagedTrial")
+"""Names of a worker process, while it trains and in between."""
+
+pytestmark = pytest.mark.slow
+
+
+class Searches:
+    """Runs searches of the tiny trainer in one storage."""
+
+    def __init__(self, storage: Path, space: Path, table: Path) -> None:
+        self.storage, self.space, self.table = storage, space, table
+
+    def start(self, *options: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "run_search.py", "--storage", str(self.storage), *map(str, options)]
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+
+    def run(self, *options: object, code: int = 0) -> str:
+        process = self.start(*options)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, out + err
+        assert "Traceback" not in err
+        return out + err
+
+    def new(self, name: str, *options: object) -> tuple[object, ...]:
+        return ("--space", self.space, "--dataset", self.table, "--name", name, *options)
+
+    def trials(self, name: str) -> list[FrozenTrial]:
+        return Journal.reader(self.storage / name / "journal.log").started()
+
+    def truth(self, name: str) -> list[dict[str, Any]]:
+        """All that must not depend on when, where and how often a search was interrupted."""
+        return [
+            {
+                "number": trial.number,
+                "state": trial.state,
+                "value": trial.value,
+                "params": trial.params,
+                "values": trial.intermediate_values,
+                "rungs": {name: entry for name, entry in trial.user_attrs.items() if name.startswith("rung:")},
+            }
+            for trial in self.trials(name)
+        ]
+
+    def command(self, *argv: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from lt_search.cli import entry_point; entry_point()", *map(str, argv)]
+        return subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def searches(tmp_path: Path, tiny_space: Path, tiny_csv: Path) -> Searches:  # noqa: F811
+    return Searches(tmp_path / "runs", tiny_space, tiny_csv)
+
+
+def _slow(seconds: float) -> tuple[str, ...]:
+    return ("--set", f"stage1.seconds={seconds}", "--set", f"stage2.seconds={seconds}")
+
+
+def test_a_search_ends_with_all_it_promises(searches: Searches) -> None:
+    out = searches.run(*searches.new("a", "--trials", 12))
+    folder = searches.storage / "a"
+    states = [trial.state for trial in searches.trials("a")]
+    assert len(states) == 12
+    assert {TrialState.COMPLETE, TrialState.PRUNED} == set(states)
+    assert re.search(r"best: trial \d+, validation mAP 0\.\d+ ± ", out)
+
+    table = pd.read_csv(folder / "trials.csv")
+    assert list(table["number"]) == list(range(12))
+    finished = table[table["state"] == "finished"]
+    assert table["value"].notna().equals(table["state"] == "finished")
+
+    best = yaml.safe_load((folder / "best/best.yaml").read_text())
+    assert best["trial"] == finished.sort_values("value", ascending=False)["number"].iloc[0]
+    assert json.loads((folder / "best/metrics.json").read_text())["mAP"] == pytest.approx(finished["value"].max(), 1e-5)
+    assert {"model.safetensors", "provenance.json"} <= {path.name for path in (folder / "best").iterdir()}
+    assert list((folder / "trials/0000/tensorboard").glob("events.out.tfevents.*"))
+    assert "trials=12/12" in (folder / "search.log").read_text()
+    assert "<svg" in (folder / "report.html").read_text()
+    left = {path.parent.name for path in folder.glob("trials/*/checkpoint-*")}
+    assert left == {f"{number:04d}" for number in finished["number"]}, "only finished trials keep their models"
+
+    shown = searches.command("status", "a", "--storage", searches.storage)
+    assert "12 of 12 done" in shown.stdout
+
+    again = searches.command("evaluate", folder / "best")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "exactly the numbers" in again.stdout
+    assert not (folder / "test_looks.jsonl").exists()
+    for look in (1, 2):
+        tested = searches.command("evaluate", folder / "best", "--split", "test")
+        assert tested.returncode == 0, tested.stderr
+        assert len((folder / "test_looks.jsonl").read_text().splitlines()) == look
+
+    assert f"--resume {folder.name}" in searches.run(*searches.new("a"), code=2)
+    assert "another spec" in searches.run(*searches.new("a", "--seed", 1), code=2)
+    assert "differs from the run's" in searches.run("--resume", "a", "--seed", 5, code=2)
+
+
+def test_one_worker_gives_the_same_search_twice_and_resume_extends_it(searches: Searches) -> None:
+    searches.run(*searches.new("a", "--trials", 6, "--max-concurrent", 1))
+    searches.run(*searches.new("b", "--trials", 3, "--max-concurrent", 1))
+    searches.run("--resume", "b", "--trials", 6, "--max-concurrent", 1)
+    assert searches.truth("a") == searches.truth("b")
+    assert "best: trial" in searches.run("--resume", "a"), "a run that is done shows its end again"
+    assert len(searches.trials("a")) == 6
+
+
+def test_a_driver_killed_at_random_moments_is_followed_by_one_that_comes_to_the_same_end(searches: Searches) -> None:
+    options = ("--trials", 8, "--max-concurrent", 1, *_slow(0.15))
+    searches.run(*searches.new("whole", *options))
+    moments = random.Random(4)
+    command: tuple[object, ...] = searches.new("killed", *options)
+    journal = searches.storage / "killed" / "journal.log"
+    finished: dict[int, float | None] = {}
+    seen: set[str] = set()
+    for _ in range(3):
+        process = searches.start(*command)
+        lines = _lines(journal)
+        _wait(lambda: _lines(journal) > lines + moments.randint(3, 25) or process.poll() is not None)  # noqa: B023
+        time.sleep(moments.random() * 0.5)
+        workers = _workers(process)
+        seen |= {worker.name().split(".")[0] for worker in workers}
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        _wait(lambda: not any(map(_alive, workers)), "workers of a killed search live on")  # noqa: B023
+        for number, value in finished.items():
+            assert searches.trials("killed")[number].value == value
+        finished = {t.number: t.value for t in searches.trials("killed") if t.state is TrialState.COMPLETE}
+        command = ("--resume", "killed", "--max-concurrent", 1)
+    assert seen & set(TRAINING), "the processes that train were among those watched"
+    searches.run(*command)
+    assert searches.truth("killed") == searches.truth("whole")
+    assert not [trial for trial in searches.trials("killed") if trial.state is TrialState.RUNNING]
+    for path in (searches.storage / "killed").glob("trials/*/metrics.jsonl"):
+        steps = [(report["stage"], report["step"]) for report in map(json.loads, path.read_text().splitlines())]
+        assert len(steps) == len(set(steps)), "no step is logged twice"
+        assert max(steps) <= (2, 2)
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(searches: Searches) -> None:
+    process = searches.start(*searches.new("a", "--trials", 6, "--max-concurrent", 2, *_slow(0.4)))
+    journal = searches.storage / "a" / "journal.log"
+    _wait(lambda: _lines(journal) > 14)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the driver and all that share its process group
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "go on with: python run_search.py --resume a" in out
+    assert "Traceback" not in err
+    before = searches.trials("a")
+    assert [trial for trial in before if trial.state is TrialState.RUNNING], "interrupted trials are not ended"
+    searches.run("--resume", "a")
+    after = searches.trials("a")
+    assert len(after) == 6
+    assert all(trial.state.is_finished() for trial in after)
+    assert [trial.params for trial in before] == [trial.params for trial in after[: len(before)]]
+
+
+def test_a_second_driver_is_refused(searches: Searches) -> None:
+    process = searches.start(*searches.new("a", *_slow(1.0)))
+    _wait(lambda: _lines(searches.storage / "a" / "journal.log") > 3)
+    refused = searches.run("--resume", "a", code=2)
+    assert f"is being driven by process {process.pid}" in refused
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, "a second Ctrl-C ends it at once"
+    assert "--resume a" in out
+    assert "Traceback" not in err
+
+
+def test_failures_are_recorded_and_the_search_goes_on(searches: Searches) -> None:
+    limits = ("fail_above_lr=2", "nan_above_lr=1", "die_above_lr=4")
+    sets = [word for limit in limits for word in ("--set", f"stage1.{limit}")]
+    searches.run(*searches.new("a", "--trials", 14, "--no-prune", "--search", "stage1.lr=uniform(0.1, 6)", *sets))
+    trials = searches.trials("a")
+    assert len(trials) == 14
+    for trial in trials:
+        lr = trial.params["stage1.lr"]
+        assert (trial.state is TrialState.FAIL) == (lr > 1), trial
+        if lr > 4:
+            assert "worker process died" in trial.user_attrs["failure"]
+        elif lr > 2:
+            assert trial.user_attrs["failure"].endswith("is too large <for & this test>")
+        elif lr > 1:
+            assert trial.user_attrs["failure"] == "loss is nan at stage 1 step 2"
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
+    assert "&lt;for &amp; this test&gt;" in (searches.storage / "a/report.html").read_text()
+
+
+def test_a_trial_whose_worker_dies_once_goes_on_from_its_checkpoint(searches: Searches, tmp_path: Path) -> None:
+    died = tmp_path / "died"
+    searches.run(*searches.new("a", "--trials", 1, "--set", f"stage1.die_once={died}"))
+    assert died.exists()
+    searches.run(*searches.new("b", "--trials", 1))
+    [recovered], [undisturbed] = searches.trials("a"), searches.trials("b")
+    assert recovered.state is TrialState.COMPLETE
+    assert recovered.value == undisturbed.value
+    assert recovered.intermediate_values == undisturbed.intermediate_values
+
+
+def test_ldrnet_searched_twice_gives_the_same_and_its_export_scores_the_same(searches: Searches) -> None:
+    for name in ("a", "b"):
+        short = ("--set", "stage1.epochs=2", "--set", "stage2.rounds=1", "--max-concurrent", 1, "--trials", 2)
+        searches.run("--space", "ldrnet", "--dataset", "digits-ml:200", "--budget", "small", "--name", name, *short)
+    assert searches.truth("a") == searches.truth("b")
+    again = searches.command("evaluate", searches.storage / "a/best")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "exactly the numbers" in again.stdout
+
+
+def test_a_search_whose_first_trials_all_fail_stops_and_says_why(searches: Searches) -> None:
+    out = searches.run(*searches.new("a", "--trials", 30, "--set", "stage1.fail_above_lr=0.001"), code=1)
+    assert "all of the first trials failed" in out
+    assert "ArithmeticError: learning rate" in out
+    assert len(searches.trials("a")) < 8
+
+
+def test_time_budget_ends_a_search_that_can_go_on(searches: Searches) -> None:
+    out = searches.run(*searches.new("a", "--trials", 50, "--time-budget", "10s", "--no-prune", *_slow(0.5)))
+    assert "the time budget is used up; go on with: python run_search.py --resume a" in out
+    before = searches.trials("a")
+    assert [trial for trial in before if trial.state is TrialState.RUNNING]
+    searches.run("--resume", "a", "--trials", len(before))
+    after = searches.trials("a")
+    assert [(trial.state, trial.params) for trial in after] == [(TrialState.COMPLETE, t.params) for t in before]
+
+
+def test_two_raylets_with_separate_folders_share_one_search(
+    searches: Searches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 2)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    port = _free_port()
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    nodes = []
+    try:
+        for name, role in (("head", ["--head", f"--port={port}"]), ("other", [f"--address=127.0.0.1:{port}"])):
+            folder = tmp_path / name
+            folder.mkdir()
+            with (folder / "log").open("w") as log:
+                nodes.append(subprocess.Popen([*ray, *role], cwd=folder, stdout=log, stderr=log))
+            _wait(lambda: "Ray runtime started" in (folder / "log").read_text(), "no node started")  # noqa: B023
+        options = ("--trials", 6, "--address", f"127.0.0.1:{port}", "--no-prune", *_slow(0.5))
+        out = searches.run(*searches.new("a", *options))
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+        for node in nodes:
+            node.wait(60)
+    assert "best: trial" in out
+    trials = searches.trials("a")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    times = [(trial.datetime_start, trial.datetime_complete) for trial in trials]
+    assert any(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(times, 2)), "two trials ran at once"
+
+
+def _lines(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def _workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that train for a driver, and Ray's that would start more of them."""
+    try:
+        children = psutil.Process(driver.pid).children(recursive=True)
+        return [child for child in children if child.name().startswith((*TRAINING, "raylet", "gcs"))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(condition: Any, what: str = "waited in vain", seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

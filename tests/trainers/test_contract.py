@@ -1,0 +1,269 @@
+"""What every registered trainer promises the harness."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer
+from trainers.registry import BUILT_IN, find_trainer
+from trainers.state import pack, unpack
+
+N, C, SIDE = 41, 4, 16
+
+TINY: dict[str, dict[str, Any]] = {
+    "ldrnet": {
+        "stage1": {
+            "epochs": 4, "images_per_epoch": 30, "backbone": "conv4", "weights": "none", "d_model": 16, "heads": 2,
+            "ffn": 32, "lr": 1e-3, "batch_size": 8, "augmentation": "crop+flip+rotate", "brightness": 0.2,
+        },
+        "stage2": {
+            "rounds": 4, "virtual_images": 200, "m_batch_size": 64, "m_lr": 1e-2, "e_batch_size": 8, "e_lr": 1e-4,
+            "e_step_images": 20,
+        },
+    },
+}  # fmt: skip
+"""A config of each built-in trainer that runs in a moment."""
+
+Trainer = TwoStageTrainer[Any]
+
+
+def pictures(n: int, seed: int = 0) -> Images:
+    return np.random.default_rng(seed).integers(0, 256, (n, 1, SIDE, SIDE), dtype=np.uint8)
+
+
+def labels_for(task: Task, positives: tuple[int, ...] = (20, 10, 5, 3)) -> Tensor:
+    """The first `positives[c]` of a class-specific shuffle have label c."""
+    rng = np.random.default_rng(1)
+    if task == Task.MULTI_CLASS:
+        rest = [0] * (N - sum(positives))
+        return torch.tensor(rng.permutation(rest + [c for c, n in enumerate(positives) for _ in range(n)]))
+    labels = torch.zeros(N, C)
+    for c, n in enumerate(positives):
+        labels[rng.permutation(N)[:n], c] = 1
+    return labels
+
+
+CASES = [(name, task) for name in BUILT_IN for task in sorted(find_trainer(name).tasks)]
+
+
+def build(case: tuple[str, Task], *, labels: Tensor | None = None, seed: int = 0, **stage2: Any) -> Trainer:
+    name, task = case
+    trainer = find_trainer(name)
+    config = {**TINY[name], "stage2": {**TINY[name]["stage2"], **stage2}}
+    inputs = TrainerInputs(
+        task=task,
+        n_classes=C,
+        images=pictures(N),
+        labels=labels_for(task) if labels is None else labels,
+        device=torch.device("cpu"),
+        seed=seed,
+    )
+    return trainer(trainer.config_type.model_validate(config), inputs)
+
+
+def train(trainer: Trainer, stage: int, steps: range) -> list[dict[str, float]]:
+    step = trainer.stage1_step if stage == 1 else trainer.stage2_step
+    return [step(i) for i in steps]
+
+
+def through_file(state: State, folder: Path) -> State:
+    tensors, text = pack(state)
+    save_file(tensors, str(folder / "s.safetensors"), metadata={"state": text})
+    with safe_open(str(folder / "s.safetensors"), framework="pt") as file:
+        return unpack({key: file.get_tensor(key) for key in file.keys()}, file.metadata()["state"])  # noqa: SIM118
+
+
+def assert_same(one: Trainer, two: Trainer) -> None:
+    """Same predictions, bit for bit, and the same state."""
+    images = pictures(9, seed=2)
+    assert torch.equal(one.predict_logits(images), two.predict_logits(images))
+    assert torch.equal(one.probe_logits(images), two.probe_logits(images))
+    tensors, text = pack(one.state())
+    others, other_text = pack(two.state())
+    assert text == other_text
+    assert all(torch.equal(tensors[key], others[key]) for key in tensors)
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, Task]:
+    found: tuple[str, Task] = request.param
+    return found
+
+
+def test_every_built_in_trainer_is_tested_here() -> None:
+    assert set(TINY) == set(BUILT_IN)
+
+
+def test_stage_one_continues_bit_for_bit_from_a_file(case: tuple[str, Task], tmp_path: Path) -> None:
+    whole, first, second = build(case), build(case), build(case)
+    train(first, 1, range(2))
+    second.load_state(through_file(first.state(), tmp_path))
+    losses = train(second, 1, range(2, 4))
+    assert train(whole, 1, range(4))[2:] == losses
+    assert_same(whole, second)
+
+
+def test_stage_two_continues_bit_for_bit_from_a_file(case: tuple[str, Task], tmp_path: Path) -> None:
+    whole, first, second = build(case), build(case), build(case)
+    for trainer in (whole, first):
+        train(trainer, 1, range(2))
+        trainer.begin_stage2()
+    train(first, 2, range(2))
+    second.load_state(through_file(first.state(), tmp_path))
+    losses = train(second, 2, range(2, 4))
+    assert train(whole, 2, range(4))[2:] == losses
+    assert_same(whole, second)
+
+
+def test_stage_two_of_a_stored_stage_one_equals_that_of_a_fresh_one(case: tuple[str, Task], tmp_path: Path) -> None:
+    fresh, stored = build(case), build(case)
+    train(fresh, 1, range(2))
+    stored.load_state(through_file(fresh.state(), tmp_path))
+    fresh.probe_logits(pictures(3))  # a probe, taken or not, changes nothing
+    for trainer in (fresh, stored):
+        trainer.begin_stage2()
+    assert train(fresh, 2, range(2)) == train(stored, 2, range(2))
+    assert_same(fresh, stored)
+
+
+def test_evaluation_changes_nothing(case: tuple[str, Task]) -> None:
+    quiet, watched = build(case), build(case)
+    for step in range(2):
+        quiet.stage1_step(step)
+        watched.stage1_step(step)
+        watched.predict_logits(pictures(3))
+        watched.probe_logits(pictures(3))
+        watched.features(pictures(3))
+    for trainer in (quiet, watched):
+        trainer.begin_stage2()
+    for step in range(2):
+        quiet.stage2_step(step)
+        watched.stage2_step(step)
+        watched.probe_logits(pictures(3))
+    assert_same(quiet, watched)
+
+
+def test_the_same_seed_gives_the_same_trainer_and_another_gives_another(case: tuple[str, Task]) -> None:
+    trainers = [build(case), build(case), build(case, seed=1)]
+    for trainer in trainers:
+        train(trainer, 1, range(1))
+        trainer.begin_stage2()
+        train(trainer, 2, range(1))
+    assert_same(trainers[0], trainers[1])
+    images = pictures(5)
+    assert not torch.equal(trainers[0].predict_logits(images), trainers[2].predict_logits(images))
+
+
+def test_a_returned_state_does_not_change_with_further_training(case: tuple[str, Task]) -> None:
+    trainer = build(case)
+    train(trainer, 1, range(1))
+    state = trainer.state()
+    before, text = pack(state)
+    train(trainer, 1, range(1, 2))
+    trainer.begin_stage2()
+    train(trainer, 2, range(1))
+    other = build(case)
+    other.load_state(state)
+    train(other, 1, range(1, 2))
+    after, other_text = pack(state)
+    assert text == other_text
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_trainer_of_an_exported_model_predicts_the_same(case: tuple[str, Task], tmp_path: Path) -> None:
+    trainer = build(case)
+    train(trainer, 1, range(1))
+    trainer.begin_stage2()
+    train(trainer, 2, range(1))
+    model = through_file({"model": trainer.state()["model"]}, tmp_path)["model"]
+    exported = type(trainer).from_model(trainer.config, trainer.inputs, model)
+    assert torch.equal(exported.predict_logits(pictures(5)), trainer.predict_logits(pictures(5)))
+
+
+def test_predictions_have_a_row_per_image_and_a_column_per_class(case: tuple[str, Task]) -> None:
+    trainer = build(case)
+    train(trainer, 1, range(1))
+    for logits in (trainer.predict_logits(pictures(7)), trainer.probe_logits(pictures(7))):
+        assert logits.shape == (7, C)
+        assert logits.dtype == torch.float32
+        assert logits.isfinite().all()
+        assert not logits.requires_grad
+    features = trainer.features(pictures(7))
+    assert features.shape[0] == 7
+    assert features.dim() in (2, 3)
+    assert features.dtype == torch.float32
+
+
+def test_colour_and_grey_images_are_both_taken(case: tuple[str, Task]) -> None:
+    trainer = build(case)
+    rgb = np.repeat(pictures(5), 3, axis=1)
+    torch.testing.assert_close(trainer.predict_logits(rgb), trainer.predict_logits(pictures(5)))
+
+
+def test_process_wide_settings_are_left_alone(case: tuple[str, Task]) -> None:
+    before = _globals()
+    trainer = build(case)
+    train(trainer, 1, range(2))
+    trainer.probe_logits(pictures(3))
+    trainer.begin_stage2()
+    train(trainer, 2, range(2))
+    trainer.predict_logits(pictures(3))
+    trainer.load_state(trainer.state())
+    assert _globals() == before
+
+
+def _globals() -> dict[str, Any]:
+    return {
+        "torch generator": torch.get_rng_state().tolist(),
+        "numpy generator": repr(np.random.get_state()),
+        "python generator": random.getstate(),
+        "gradients": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "default type": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "precision": torch.get_float32_matmul_precision(),
+    }
+
+
+@pytest.mark.parametrize("positives", [1, 0])
+def test_a_class_of_one_or_no_positive_image_trains_on(case: tuple[str, Task], positives: int) -> None:
+    trainer = build(case, labels=labels_for(case[1], (20, 10, 5, positives)))
+    losses = train(trainer, 1, range(1))
+    assert trainer.probe_logits(pictures(4)).isfinite().all()
+    trainer.begin_stage2()
+    losses += train(trainer, 2, range(2))
+    assert all(np.isfinite(value) for step in losses for value in step.values())
+    assert trainer.predict_logits(pictures(4)).isfinite().all()
+
+
+def test_a_divergence_shows_as_nan_in_losses_and_predictions(case: tuple[str, Task]) -> None:
+    trainer = build(case)
+    state = trainer.state()
+    state["model"] = {
+        key: torch.full_like(value, torch.nan) if value.is_floating_point() else value
+        for key, value in state["model"].items()
+    }
+    trainer.load_state(state)
+    assert any(np.isnan(value) for value in trainer.stage1_step(0).values())
+    assert trainer.probe_logits(pictures(3)).isnan().any()
+    trainer.begin_stage2()
+    assert any(np.isnan(value) for value in trainer.stage2_step(0).values())
+    assert trainer.predict_logits(pictures(3)).isnan().any()
+
+
+def test_fields_are_documented_and_the_default_config_is_valid() -> None:
+    for name in BUILT_IN:
+        config = find_trainer(name).config_type()
+        for stage in (config.stage1, config.stage2):
+            for field, info in type(stage).model_fields.items():
+                assert info.description, f"{name}: {field} has no docstring"

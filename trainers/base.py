@@ -1,0 +1,175 @@
+"""The contract of a two-stage trainer.
+
+A trainer gets arrays and tensors and gives back tensors and floats. Its config has two sub-models, `stage1` and
+`stage2`; that split *is* the information of which parameter belongs to which stage.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from trainers.task import Task as Task  # noqa: PLC0414 - re-exported: the contract names it
+
+State = dict[str, Any]
+"""Nested dicts and lists whose leaves are tensors, numbers, strings, booleans or None."""
+
+Weights = Mapping[str, Tensor]
+"""A state dict of plain tensors."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A tensor file that a config needs: resolved once by the driver, handed to every trial."""
+
+    kind: Literal["backbone", "prompt"]
+    name: str
+    """Backbone name, or `tokens` for prompt tokens."""
+    source: str
+    """`imagenet` (the published torchvision weights) or the path of a local file."""
+
+    @property
+    def key(self) -> str:
+        """The key under which the trainer finds the tensors in `TrainerInputs.resources`."""
+        return f"{self.kind}:{self.name}:{self.source}"
+
+    @property
+    def field(self) -> str:
+        """The config field that names the source; set to `none`, the trainer does without."""
+        return {"backbone": "stage1.weights", "prompt": "stage1.prompt"}[self.kind]
+
+    @property
+    def published(self) -> bool:
+        """Whether the source is a published file instead of one of the user's."""
+        return self.source == "imagenet"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class Stage1Config(_Section):
+    """Fields that every trainer's stage 1 has."""
+
+    epochs: int = Field(30, ge=1, le=10_000)
+    """Length of stage 1 in steps. A step is one pass over the training images, or `images_per_epoch` of them."""
+    images_per_epoch: int | None = Field(None, ge=1)
+    """Images in one stage-1 step, where a full pass is too long to wait for; None: all training images."""
+
+
+class Stage2Config(_Section):
+    """Fields that every trainer's stage 2 has."""
+
+    rounds: int = Field(10, ge=1, le=10_000)
+    """Length of stage 2 in steps; a step is one round (for EM-like methods one M-step and one E-step)."""
+
+
+class TrainerConfig(_Section):
+    """A trainer's whole configuration. Sub-classes narrow the types of both stages."""
+
+    stage1: Stage1Config = Field(default_factory=Stage1Config)
+    stage2: Stage2Config = Field(default_factory=Stage2Config)
+
+    def resources(self) -> tuple[Resource, ...]:
+        """The tensor files this config needs; none by default."""
+        return ()
+
+    def losses_active_from(self) -> dict[int, int]:
+        """For each stage, the number of steps after which every one of its losses has been active.
+
+        A rung at or before that step would judge a trial by a loss it has not met yet, so it is refused.
+        """
+        return {1: 0, 2: 0}
+
+
+ConfigT = TypeVar("ConfigT", bound=TrainerConfig)
+
+Images = npt.NDArray[np.uint8]
+"""(N, channels, S, S) uint8 with 1 (grey) or 3 (RGB) channels; may be memory-mapped."""
+
+
+@dataclass(frozen=True)
+class TrainerInputs:
+    """All that a trainer gets beside its config. Only training images: a trainer never sees val or test."""
+
+    task: Task
+    n_classes: int
+    images: Images
+    """(N, channels, S, S) uint8 training images."""
+    labels: Tensor
+    """(N, C) float32 of 0 / 1 for multi-label, (N,) int64 for multi-class."""
+    device: torch.device
+    seed: int
+    """The run's seed; every draw derives from (seed, stage, step), see `trainers.seeding`."""
+    resources: Mapping[str, Weights] = field(default_factory=dict)
+    """Resolved tensor files by `Resource.key`."""
+
+
+class TwoStageTrainer(ABC, Generic[ConfigT]):
+    """One paper's method, in two stages.
+
+    The harness calls `stage1_step(0) ... stage1_step(epochs - 1)`, `begin_stage2()`, then `stage2_step(0) ...
+    stage2_step(rounds - 1)`, with `predict_logits` / `probe_logits` in between, and may stop, save, and continue in
+    another process after any step. A loaded trainer continues bit for bit on CPU.
+    """
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[TrainerConfig]]
+    tasks: ClassVar[frozenset[Task]]
+    code_version: ClassVar[int]
+    """Raised whenever a code change moves stage-1 results; part of a stage-1 artefact's address."""
+
+    def __init__(self, config: ConfigT, inputs: TrainerInputs) -> None:
+        self.config = config
+        self.inputs = inputs
+
+    @abstractmethod
+    def stage1_step(self, step: int) -> dict[str, float]:
+        """Trains step `step` (0-based) of stage 1; returns scalars to log, such as mean losses."""
+
+    @abstractmethod
+    def begin_stage2(self) -> None:
+        """Turns a finished stage 1 into the start of stage 2. A pure function of the stage-1 state and the config."""
+
+    @abstractmethod
+    def stage2_step(self, step: int) -> dict[str, float]:
+        """Trains round `step` (0-based) of stage 2; returns scalars to log."""
+
+    @abstractmethod
+    def predict_logits(self, images: Images) -> Tensor:
+        """Logits (N, C), float32 on CPU, of the current head in evaluation mode."""
+
+    @abstractmethod
+    def probe_logits(self, images: Images) -> Tensor:
+        """Logits (N, C), float32 on CPU, of a closed-form class-balanced head fitted on the training features.
+
+        Judges the representation by what stage 2 will need instead of by its biased head.
+        """
+
+    @abstractmethod
+    def features(self, images: Images) -> Tensor:
+        """Features in evaluation mode, float32 on CPU: (N, D), or (N, C, D) for class-aware methods."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """The whole state (weights, optimisers, statistics), such that `load_state` continues bit for bit.
+
+        Its entry `model` holds all that `predict_logits` needs, and nothing more: it is what an export keeps.
+        """
+
+    @abstractmethod
+    def load_state(self, state: State) -> None:
+        """Takes over a state given by `state()` of a trainer with the same config and inputs."""
+
+    @classmethod
+    @abstractmethod
+    def from_model(cls, config: ConfigT, inputs: TrainerInputs, model: State) -> Self:
+        """A trainer that predicts as the one did whose `state()["model"]` is given. Needs no resources."""

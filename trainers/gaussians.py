@@ -1,0 +1,220 @@
+"""One Gaussian per group of feature vectors: accumulated in a stream, shrunk, and sampled batch by batch.
+
+Groups are laid out as (P pools, J groups a pool); groups of one pool share a pooled within-group covariance.
+A multi-label method has one pool per label with J = 2 groups, absent and present (LDRNet, Eq 9-10). A multi-class
+method has a single pool with J = K groups, one per class (MRC-VFC, LMD).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+CovType = Literal["auto", "full", "diag"]
+Target = Literal["identity", "pooled"]
+
+MAX_FULL_DIM = 1024
+"""Widest feature for which `auto` keeps full covariances."""
+
+RELATIVE_JITTER = 1e-6
+"""Added to the diagonal before a Cholesky, times the mean variance: makes singular covariances factorisable and moves
+others by a millionth."""
+
+ABSOLUTE_JITTER = 1e-12
+"""Added on top, so that a group whose features are all equal (zero variance) factorises, too."""
+
+
+class GroupSums:
+    """Counts, sums and outer products per group, accumulated in float64; features are never stored.
+
+    `count` (P, J), `total` (P, J, D), and `outer` (P, J, D, D), or (P, J, D) squares where `diagonal`.
+    """
+
+    def __init__(
+        self, pools: int, groups: int, dim: int, *, diagonal: bool, device: torch.device | str = "cpu"
+    ) -> None:
+        shape = (pools, groups, dim)
+        self.count = torch.zeros(shape[:2], dtype=torch.float64, device=device)
+        self.total = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.outer = torch.zeros(shape if diagonal else (*shape, dim), dtype=torch.float64, device=device)
+
+    @property
+    def dim(self) -> int:
+        """Width D of a feature vector."""
+        return self.total.shape[-1]
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether only squares are accumulated instead of outer products."""
+        return self.outer.dim() == self.total.dim()
+
+    def add_multi_label(self, features: Tensor, labels: Tensor) -> None:
+        """Adds features (N, C, D) to group [c, j] by their labels (N, C) of 0 / 1; the pools are the C labels."""
+        x = features.to(torch.float64).transpose(0, 1)
+        present = labels.t() > 0.5
+        for j, member in enumerate((~present, present)):
+            masked = x * member.unsqueeze(-1)
+            self.count[:, j] += member.sum(1)
+            self.total[:, j] += masked.sum(1)
+            self.outer[:, j] += masked.square().sum(1) if self.diagonal else masked.mT @ masked
+
+    def add_multi_class(self, features: Tensor, classes: Tensor) -> None:
+        """Adds features (N, D) to group [0, k] by their class index (N,); there is one pool."""
+        x = features.to(torch.float64)
+        for k in torch.unique(classes).tolist():
+            rows = x[classes == k]
+            self.count[0, k] += len(rows)
+            self.total[0, k] += rows.sum(0)
+            self.outer[0, k] += rows.square().sum(0) if self.diagonal else rows.mT @ rows
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of the sums by name."""
+        return {"count": self.count.clone(), "total": self.total.clone(), "outer": self.outer.clone()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], device: torch.device) -> GroupSums:
+        """The sums that `state` describes, on `device`."""
+        sums = cls.__new__(cls)
+        sums.count, sums.total, sums.outer = (
+            state[key].to(device, torch.float64, copy=True) for key in ("count", "total", "outer")
+        )
+        return sums
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and covariances of groups, in float64. See `moments` for groups of no or one vector."""
+
+    count: Tensor
+    """(P, J)"""
+    mean: Tensor
+    """(P, J, D)"""
+    cov: Tensor
+    """(P, J, D, D), or variances (P, J, D)."""
+    within: Tensor
+    """Pooled within-group covariance of each pool, (P, D, D), or variances (P, D)."""
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether covariances are variances only."""
+        return self.cov.dim() == self.mean.dim()
+
+
+def moments(sums: GroupSums) -> Moments:
+    """Means and covariances with N - 1 (LDRNet Eq 9-10), and each pool's within-group covariance.
+
+    `within` is the groups' summed scatter over N minus the number of groups that have a vector. A group of one vector
+    has no covariance of its own and takes `within`; an empty one also takes the mean of all its pool's vectors,
+    so that it says nothing beyond what the pool says.
+    """
+    count = sums.count[..., None]
+    pool_mean = sums.total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
+    mean = torch.where(count > 0, sums.total / count.clamp(min=1), pool_mean)
+    own_mean = sums.total / count.clamp(min=1)
+    product = own_mean.square() if sums.diagonal else own_mean.unsqueeze(-1) * own_mean.unsqueeze(-2)
+    n = count if sums.diagonal else count[..., None]
+    scatter = sums.outer - n * product
+    freedom = (n - (n > 0).to(n)).sum(1).clamp(min=1)
+    within = scatter.sum(1) / freedom
+    cov = torch.where(n > 1, scatter / (n - 1).clamp(min=1), within.unsqueeze(1))
+    return Moments(sums.count, mean, cov, within)
+
+
+def shrink(cov: Tensor, target: Tensor, g: Tensor | float) -> Tensor:
+    """(1 - g) * cov + g * target, broadcast over leading dimensions."""
+    return (1 - g) * cov + g * target
+
+
+def scaled_identity(cov: Tensor, *, diagonal: bool) -> Tensor:
+    """tr(S) / D * I for each covariance S, in the layout of `cov`."""
+    if diagonal:
+        return cov.mean(-1, keepdim=True).expand_as(cov)
+    variance = cov.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return variance[..., None, None] * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+
+
+def cholesky(cov: Tensor) -> Tensor:
+    """Lower factors L, L L^T = S + (`RELATIVE_JITTER` * tr(S) / D + `ABSOLUTE_JITTER`) * I; NaN where there is none.
+
+    With that jitter a covariance of any rank factorises; what remains are NaN and infinite ones, which must surface.
+    """
+    variance = cov.diagonal(dim1=-2, dim2=-1).mean(-1)
+    jitter = RELATIVE_JITTER * variance + ABSOLUTE_JITTER
+    eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+    factor: Tensor
+    factor, info = torch.linalg.cholesky_ex(cov + jitter[..., None, None] * eye)
+    return factor.masked_fill((info != 0)[..., None, None], torch.nan)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Gaussians ready to be sampled. Made by `fit`."""
+
+    mean: Tensor
+    """(P, J, D) float32."""
+    factor: Tensor
+    """float32 Cholesky factors (P, J, D, D), or standard deviations (P, J, D)."""
+
+    def sample(self, groups: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws mean + L eps for groups (B, P), integers below J; returns (B, P, D) float32.
+
+        The noise belongs to a place (b, p) whatever its group: two runs that differ in few groups differ in few draws.
+        """
+        pools, per_pool, dim = self.mean.shape
+        offsets = torch.arange(pools, device=groups.device) * per_pool
+        flat = (groups + offsets).flatten()
+        noise = torch.randn((len(flat), dim), generator=generator, device=self.mean.device)
+        mean = self.mean.flatten(0, 1)[flat]
+        if self.factor.dim() == self.mean.dim():
+            drawn = mean + self.factor.flatten(0, 1)[flat] * noise
+        else:
+            # Sorted by group, so that each factor meets its rows in one product and no (B, D, D) is gathered.
+            order = flat.argsort(stable=True)
+            sizes = torch.bincount(flat, minlength=pools * per_pool).tolist()
+            chunks = torch.split(noise[order], sizes)
+            products = [
+                rows @ factor.mT for rows, factor in zip(chunks, self.factor.flatten(0, 1), strict=True) if len(rows)
+            ]
+            drawn = mean.index_add(0, order, torch.cat(products))
+        return drawn.view(*groups.shape, dim)
+
+
+def fit(
+    sums: GroupSums,
+    *,
+    cov_type: CovType,
+    shrinkage: float,
+    towards: Target,
+    shrinkage_count: float = 0.0,
+) -> Gaussians:
+    """Shrunk Gaussians of `sums`.
+
+    `cov_type`: `full`; `diag`: variances only; `auto`: variances for groups of fewer than 2 D vectors and for all
+    groups where D > `MAX_FULL_DIM`, else full. Each covariance S becomes (1 - g) S + g T, where T is
+    tr(S) / D * I (`identity`) or its pool's within-group covariance (`pooled`). With g0 = `shrinkage` and
+    n0 = `shrinkage_count`, g = 1 - (1 - g0) * n / (n + n0): rare groups are shrunk more where n0 > 0. Groups of no or
+    one vector: see `moments`. Raises `ValueError` for full covariances of diagonal sums.
+    """
+    found = moments(sums)
+    cov, within = found.cov, found.within
+    wide = sums.dim > MAX_FULL_DIM
+    if cov_type == "full" and sums.diagonal:
+        raise ValueError("full covariances need outer products, but only squares were accumulated")
+    if not sums.diagonal and (cov_type == "diag" or (cov_type == "auto" and wide)):
+        cov, within = cov.diagonal(dim1=-2, dim2=-1), within.diagonal(dim1=-2, dim2=-1)
+    diagonal = cov.dim() == found.mean.dim()
+    if cov_type == "auto" and not diagonal:
+        # A group without a covariance of its own keeps its pool's, which is well estimated.
+        few = (found.count > 1) & (found.count < 2 * sums.dim)
+        cov = torch.where(few[..., None, None], torch.diag_embed(cov.diagonal(dim1=-2, dim2=-1)), cov)
+
+    n = found.count[..., None] if diagonal else found.count[..., None, None]
+    g = 1 - (1 - shrinkage) * (n / (n + shrinkage_count) if shrinkage_count > 0 else 1.0)
+    target = scaled_identity(cov, diagonal=diagonal) if towards == "identity" else within.unsqueeze(1)
+    shrunk = shrink(cov, target, g)
+    # Rounding may leave the variance of a constant feature a hair below zero.
+    factor = shrunk.clamp(min=0).sqrt() if diagonal else cholesky(shrunk)
+    return Gaussians(found.mean.float(), factor.float())

@@ -1,0 +1,528 @@
+"""LDRNet: label decoupling, then label distribution reconstruction, for long-tailed multi-label images.
+
+Huang et al., ACM Multimedia 2024, doi 10.1145/3664647.3680606. Stage 1 learns one feature vector per image and label
+(Eq 1-7). Stage 2 describes those vectors by two Gaussians per label, present and absent (Eq 9-10), and alternates:
+
+- M-step: the classifier learns from virtual features of reverse-sampled labels (Eq 12-14), the encoder is frozen;
+- E-step: backbone and encoder learn from real images with a generalised cross-entropy (Eq 16), the classifier is
+  frozen.
+
+What the paper leaves open is marked [R] below: our recommendation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from trainers import batches
+from trainers.augment import Augmentation, evaluation_images, training_images
+from trainers.backbones import CONV4, UnknownBackbone, build, check_name, load_trunk
+from trainers.base import (
+    Images,
+    Resource,
+    Stage1Config,
+    Stage2Config,
+    State,
+    Task,
+    TrainerConfig,
+    TrainerInputs,
+    TwoStageTrainer,
+    Weights,
+)
+from trainers.gaussians import MAX_FULL_DIM, CovType, Gaussians, GroupSums, Target, fit
+from trainers.label_decoder import GroupWiseLinear, LabelDecoder, PooledFeatures, check_width
+from trainers.losses import GceForm, bce, gce, reweight
+from trainers.probes import lda_per_label
+from trainers.resources import PUBLISHED
+from trainers.sampling import reverse_probabilities
+from trainers.seeding import generator, seeded
+
+NONE = "none"
+
+EVAL_BATCH = 128
+"""Images in one forward pass without gradients."""
+
+
+class LDRNetStage1(Stage1Config):
+    """Label decoupling. Defaults are the paper's values, or [R]."""
+
+    backbone: str = "resnet50"
+    """Network whose feature map is used: `conv4` (small images), or any torchvision classification network that gives
+    a feature map. Paper 4.3: resnet50 or densenet121."""
+    weights: str = "imagenet"
+    """Initial backbone weights: `imagenet` (torchvision's published ones; paper 4.3), the path of a .safetensors or .pt
+    file, or `none` for random ones."""
+    decoupling: bool = True
+    """Class-aware features from the label transformer; off: one globally average-pooled vector shared by all classes
+    (paper, Table 4)."""
+    d_model: Annotated[int, Field(ge=4, le=8192)] | Literal["backbone"] = "backbone"
+    """Width D of features: a number projects the backbone's channels to it by a 1 x 1 convolution; `backbone` keeps
+    the channels (paper). [R] 512 for wide backbones: stage 2 estimates D x D covariances from few positives."""
+    layers: int = Field(1, ge=1, le=12)
+    """Transformer encoder layers [R]."""
+    heads: int = Field(8, ge=1, le=64)
+    """Attention heads; a divisor of D [R]."""
+    ffn: int = Field(2048, ge=1, le=32_768)
+    """Hidden width of the encoder's feed-forward nets [R]."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout in the encoder [R]."""
+    prompt: str = NONE
+    """Text tokens put before the label queries: the path of a .safetensors or .pt file with one tensor (M, D'), or
+    `none`. Paper, Table 5: CLIP's text transformer."""
+    positions: bool = True
+    """2-D sine position encoding on the image tokens, as in Query2Label; the paper's equations have none [R]."""
+    lr: float = Field(1e-4, gt=0, le=1)
+    """Adam's learning rate (paper 4.3)."""
+    weight_decay: float = Field(1e-5, ge=0, le=1)
+    """Adam's L2 penalty (paper 4.3)."""
+    batch_size: int = Field(32, ge=2, le=65_536)
+    """Images in a training batch (paper 4.3)."""
+    augmentation: Literal["none", "crop", "crop+flip", "crop+flip+rotate"] = "crop+flip"
+    """Random place of the crop, horizontal flip, rotation by up to 15 degrees; `none`: always the centre crop [R].
+    Used in the E-step, too."""
+    crop: float = Field(0.875, gt=0, le=1)
+    """Side of the cropped image as a fraction of the image's (paper 4.3: 448 / 512 and 224 / 256). Evaluation takes the
+    centre."""
+    shift: float = Field(0.0, ge=0, le=0.5)
+    """Further random shift in both directions, a fraction of the image's side [not in the paper, 0 = off]."""
+    scale: float = Field(0.0, ge=0, le=1)
+    """Random zoom, log-uniform in [1 / (1 + scale), 1 + scale] [not in the paper, 0 = off]."""
+    brightness: float = Field(0.0, ge=0, le=1)
+    """Random factor on values, uniform in 1 +- brightness [not in the paper, 0 = off]."""
+    contrast: float = Field(0.0, ge=0, le=1)
+    """Random factor on the distance from the image's mean grey, 1 +- contrast [not in the paper, 0 = off]."""
+    colour: float = Field(0.0, ge=0, le=1)
+    """Random factor on saturation, 1 +- colour; nothing for grey images [not in the paper, 0 = off]."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LDRNetStage1:
+        try:
+            check_name(self.backbone)
+        except UnknownBackbone as error:
+            raise ValueError(str(error)) from error
+        if self.backbone == CONV4 and self.weights == PUBLISHED:
+            raise ValueError("backbone conv4 has no published weights; set weights to none or to a file")
+        if self.decoupling and self.d_model != "backbone":
+            check_width(self.d_model, self.heads, positions=self.positions)
+        if self.prompt != NONE and not self.decoupling:
+            raise ValueError(
+                "prompt tokens are read by the label transformer only; set prompt to none or decoupling on"
+            )
+        return self
+
+    @property
+    def augmentations(self) -> Augmentation:
+        """The augmentation fields as one value."""
+        words = self.augmentation.split("+")
+        return Augmentation(
+            crop=self.crop,
+            random_crop="crop" in words,
+            flip="flip" in words,
+            rotate="rotate" in words,
+            shift=self.shift,
+            scale=self.scale,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            colour=self.colour,
+        )
+
+
+class LDRNetStage2(Stage2Config):
+    """Label distribution reconstruction. Defaults are the paper's values, or [R]."""
+
+    reconstruction: bool = True
+    """Off: rounds change nothing, stage 1's head stays (paper, Table 4)."""
+    alpha: float = Field(0.9, ge=0, le=4)
+    """Exponent of reverse sampling (Eq 12; paper 3.4 and Fig 3a); 0 is uniform, larger favours rare labels."""
+    sampling: Literal["reverse", "uniform"] = "reverse"
+    """How labels of virtual images are drawn; `uniform` ignores alpha (paper, Table 6)."""
+    mean_positives: float = Field(1.0, gt=0, le=100)
+    """Factor on the label probabilities: expected positives in a virtual image; what it raises stops at 0.5. 1 = paper
+    [R]."""
+    virtual_images: int = Field(50_000, ge=1, le=100_000_000)
+    """R, virtual images per round, drawn anew in each [R: the paper gives none]."""
+    cov_type: CovType = "auto"
+    """Covariances: `full`; `diag`; or `auto`: diagonal for groups of fewer than 2 D images, and where D > 1024 [R]."""
+    shrinkage: float = Field(0.1, ge=0, le=1)
+    """g in (1 - g) S + g T [R]."""
+    shrink_towards: Target = "identity"
+    """T: `identity`, tr(S) / D * I, or `pooled`, the label's covariance within both its groups [R]."""
+    shrinkage_count: float = Field(0.0, ge=0, le=1e6)
+    """n0 images: a group of n is shrunk with g = 1 - (1 - shrinkage) n / (n + n0), rare ones more [not in the paper,
+    0 = off]."""
+    statistics: Literal["every_round", "once"] = "every_round"
+    """When means and covariances are taken: before each round whose encoder has changed, or once before the first
+    [R]."""
+    head_init: Literal["continue", "reinit"] = "continue"
+    """Stage 2 starts from stage 1's head (paper 3.4, fine-tuning), or from a new one."""
+    m_lr: float = Field(1e-4, gt=0, le=1)
+    """Adam's learning rate of the head in the M-step [R]."""
+    m_batch_size: int = Field(128, ge=1, le=65_536)
+    """Virtual images in a batch [R]."""
+    reweight_power: float = Field(0.0, ge=0, le=4)
+    """Weight of label c's positives in the M-step's BCE, (n_max / n_c)^power normalised to mean 1 [not in the paper,
+    0 = off]. Only of positives: Adam undoes a factor on all of a label's terms, since each label has its own head."""
+    update_encoder: bool = True
+    """E-step on or off; off trains the head only, on the same statistics in every round."""
+    e_lr: float = Field(1e-5, gt=0, le=1)
+    """Adam's learning rate of backbone and encoder in the E-step [R]."""
+    e_batch_size: int = Field(32, ge=2, le=65_536)
+    """Real images in an E-step batch [R: stage 1's]."""
+    e_step_images: int | None = Field(None, ge=1)
+    """Real images in one E-step; None: all training images [R]."""
+    e_step_start: int = Field(0, ge=0, le=10_000)
+    """First round (from 0) that has an E-step [not in the paper, 0 = off]."""
+    e_step_weight: float = Field(1.0, ge=0, le=1)
+    """w in the E-step's loss w * GCE + (1 - w) * BCE; 1 = paper. A mixture, because Adam undoes a mere factor."""
+    gce_form: GceForm = "valid"
+    """The E-step's loss, see `trainers.losses.gce`; as printed (Eq 16) it is NaN for positives [R]."""
+    q: float = Field(0.8, gt=0, le=1)
+    """Exponent of the generalised cross-entropy (paper 3.4, Fig 3b): towards 0 it is BCE, 1 is the absolute error."""
+    weight_decay: float = Field(1e-5, ge=0, le=1)
+    """Adam's L2 penalty in both steps (paper 4.3)."""
+
+    @property
+    def has_e_step(self) -> bool:
+        """Whether any round may train the encoder."""
+        return self.reconstruction and self.update_encoder
+
+
+class LDRNetConfig(TrainerConfig):
+    """All of LDRNet's parameters."""
+
+    stage1: LDRNetStage1 = Field(default_factory=LDRNetStage1)
+    stage2: LDRNetStage2 = Field(default_factory=LDRNetStage2)
+
+    def resources(self) -> tuple[Resource, ...]:
+        """Backbone weights and prompt tokens, where they are not `none`."""
+        found = []
+        if self.stage1.weights != NONE:
+            found.append(Resource("backbone", self.stage1.backbone, self.stage1.weights))
+        if self.stage1.prompt != NONE:
+            found.append(Resource("prompt", "tokens", self.stage1.prompt))
+        return tuple(found)
+
+    def losses_active_from(self) -> dict[int, int]:
+        """Stage 2 is whole once its first E-step has run."""
+        return {1: 0, 2: self.stage2.e_step_start if self.stage2.has_e_step else 0}
+
+
+class LDRNet(nn.Module):
+    """Backbone, label decoder and group-wise head. Initial weights come from torch's global generator."""
+
+    def __init__(self, config: LDRNetStage1, n_classes: int, resources: dict[str, Weights]) -> None:
+        super().__init__()
+        self.backbone, channels = build(config.backbone)
+        dim = None if config.d_model == "backbone" else config.d_model
+        if "backbone" in resources:
+            load_trunk(self.backbone, resources["backbone"], config.backbone)
+        prompt = resources["prompt"]["tokens"] if "prompt" in resources else None
+        self.decoder: LabelDecoder | PooledFeatures
+        if config.decoupling:
+            self.decoder = LabelDecoder(
+                channels,
+                n_classes,
+                dim=dim,
+                layers=config.layers,
+                heads=config.heads,
+                ffn=config.ffn,
+                dropout=config.dropout,
+                positions=config.positions,
+                prompt=prompt,
+            )
+        else:
+            self.decoder = PooledFeatures(channels, n_classes, dim=dim)
+        self.head = GroupWiseLinear(n_classes, self.decoder.dim)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Class-aware features (B, C, D) of normalised images (B, 3, S, S)."""
+        features: Tensor = self.decoder(self.backbone(images))
+        return features
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but the head's: what the E-step trains."""
+        yield from self.backbone.parameters()
+        yield from self.decoder.parameters()
+
+
+class LDRNetTrainer(TwoStageTrainer[LDRNetConfig]):
+    """Trains LDRNet, see the module's docstring. In bfloat16 and channels-last on CUDA; statistics in float64."""
+
+    name: ClassVar[str] = "ldrnet"
+    config_type: ClassVar[type[TrainerConfig]] = LDRNetConfig
+    tasks: ClassVar[frozenset[Task]] = frozenset({Task.MULTI_LABEL})
+    code_version: ClassVar[int] = 1
+
+    def __init__(self, config: LDRNetConfig, inputs: TrainerInputs) -> None:
+        """Builds the network; raises `ValueError` for another task, missing resources or weights that do not fit."""
+        super().__init__(config, inputs)
+        if inputs.task not in self.tasks:
+            raise ValueError(f"ldrnet trains on multi-label data, not on {inputs.task} data")
+        needed = config.resources()
+        missing = [resource.key for resource in needed if resource.key not in inputs.resources]
+        if missing:
+            raise ValueError(f"not among the trainer's inputs: {', '.join(missing)}")
+        loaded: dict[str, Weights] = {resource.kind: inputs.resources[resource.key] for resource in needed}
+
+        self.device = inputs.device
+        self.labels = inputs.labels.float().to(self.device)
+        self.counts = self.labels.sum(0)
+        with seeded(torch.device("cpu"), inputs.seed, "init"):
+            self.model = LDRNet(config.stage1, inputs.n_classes, loaded)
+        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+        self.model = self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.stage = 1
+        self.optimizers = self._build_optimizers()
+        self._sums: GroupSums | None = None
+        self._first_sums: GroupSums | None = None
+
+    def stage1_step(self, step: int) -> dict[str, float]:
+        """An epoch, or the next `images_per_epoch` images, of BCE on real images (Eq 7); logs `loss`."""
+        cfg = self.config.stage1
+        self.model.train()
+        loss = self._train_on_images(
+            1,
+            step,
+            per_step=cfg.images_per_epoch,
+            batch_size=cfg.batch_size,
+            loss_of=bce,
+            optimizer=self.optimizers["stage1"],
+        )
+        return {"loss": loss}
+
+    def begin_stage2(self) -> None:
+        """Replaces the optimiser by those of the M- and the E-step, and takes the first statistics."""
+        cfg = self.config.stage2
+        self.stage = 2
+        if not cfg.reconstruction:
+            self.optimizers = {}
+            return
+        if cfg.head_init == "reinit":
+            with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
+                fresh = GroupWiseLinear(*self.model.head.weight.shape)
+            self.model.head.load_state_dict(fresh.state_dict())
+        self.optimizers = self._build_optimizers()
+        if cfg.statistics == "once":
+            self._first_sums = self._stage2_sums()
+
+    def stage2_step(self, step: int) -> dict[str, float]:
+        """A round: M-step, then E-step; logs `m_loss` and, where there is an E-step, `e_loss`."""
+        cfg = self.config.stage2
+        if not cfg.reconstruction:
+            return {}
+        losses = {"m_loss": self._m_step(step)}
+        if cfg.update_encoder and step >= cfg.e_step_start:
+            losses["e_loss"] = self._e_step(step)
+        return losses
+
+    def predict_logits(self, images: Images) -> Tensor:
+        """Logits (N, C), float32 on CPU, of the current head in evaluation mode."""
+        self.model.eval()
+        with torch.no_grad():
+            return torch.cat([self.model.head(x).cpu() for _, x in self._extract(images)])
+
+    def probe_logits(self, images: Images) -> Tensor:
+        """Logits (N, C), float32 on CPU, of an LDA per label on the class Gaussians (`probes.lda_per_label`)."""
+        weight, bias = lda_per_label(self._current_sums())
+        weight, bias = weight.float(), bias.float()
+        with torch.no_grad():
+            return torch.cat([((x * weight).sum(-1) + bias).cpu() for _, x in self._extract(images)])
+
+    def features(self, images: Images) -> Tensor:
+        """Class-aware features (N, C, D), float32 on CPU, in evaluation mode."""
+        return torch.cat([x.cpu() for _, x in self._extract(images)])
+
+    def state(self) -> State:
+        """Weights, optimisers, and the class statistics where they are at hand; all copies."""
+        return {
+            "stage": self.stage,
+            "model": {key: value.detach().clone() for key, value in self.model.state_dict().items()},
+            "optimizers": {key: _copy(optimizer.state_dict()) for key, optimizer in self.optimizers.items()},
+            "sums": self._sums.state() if self._sums else None,
+            "first_sums": self._first_sums.state() if self._first_sums else None,
+        }
+
+    def load_state(self, state: State) -> None:
+        """Takes over a state given by `state()`; for one of stage 1, only the stage-1 config need be the same."""
+        self.stage = state["stage"]
+        self.model.load_state_dict(state["model"])
+        self.optimizers = self._build_optimizers()
+        for key, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(_copy(state["optimizers"][key]))
+        self._sums, self._first_sums = (
+            GroupSums.from_state(state[key], self.device) if state[key] else None for key in ("sums", "first_sums")
+        )
+
+    @classmethod
+    def from_model(cls, config: LDRNetConfig, inputs: TrainerInputs, model: State) -> Self:
+        """A trainer that predicts with exported weights; the prompt tokens are among them."""
+        stage1 = config.stage1.model_copy(update={"weights": NONE})
+        prompts = [resource for resource in config.resources() if resource.kind == "prompt"]
+        tokens = {resource.key: {"tokens": model["decoder.tokens"]} for resource in prompts}
+        trainer = cls(config.model_copy(update={"stage1": stage1}), replace(inputs, resources=tokens))
+        trainer.model.load_state_dict(model)
+        return trainer
+
+    def _build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        one, two = self.config.stage1, self.config.stage2
+        if self.stage == 1:
+            return {"stage1": self._adam(self.model.parameters(), one.lr, one.weight_decay)}
+        if not two.reconstruction:
+            return {}
+        optimizers = {"m_step": self._adam(self.model.head.parameters(), two.m_lr, two.weight_decay)}
+        if two.update_encoder:
+            optimizers["e_step"] = self._adam(self.model.encoder_parameters(), two.e_lr, two.weight_decay)
+        return optimizers
+
+    def _adam(self, parameters: Iterator[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        fused = self.device.type in ("cpu", "cuda")
+        return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=fused)
+
+    def _m_step(self, step: int) -> float:
+        """Trains the head on R virtual images (Eq 12-14) with BCE; returns the mean loss."""
+        cfg, seed = self.config.stage2, self.inputs.seed
+        gaussians = self._gaussians()
+        alpha = cfg.alpha if cfg.sampling == "reverse" else 0.0
+        p = reverse_probabilities(self.counts, alpha, cfg.mean_positives).float()
+        positive_weights = reweight(self.counts, cfg.reweight_power)
+        label_draws = generator(self.device, seed, 2, step, "virtual labels")
+        feature_draws = generator(self.device, seed, 2, step, "virtual features")
+        optimizer = self.optimizers["m_step"]
+        total = torch.zeros((), device=self.device)
+        for start in range(0, cfg.virtual_images, cfg.m_batch_size):
+            size = min(cfg.m_batch_size, cfg.virtual_images - start)
+            # `<` where Eq 13 has `<=`: the same but for p = 0, which is then never drawn.
+            present = torch.rand((size, len(p)), generator=label_draws, device=self.device) < p
+            x = gaussians.sample(present.long(), feature_draws)
+            y = present.float()
+            loss = bce(self.model.head(x), y, 1 + y * (positive_weights - 1))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.detach() * size
+        return total.item() / cfg.virtual_images
+
+    def _e_step(self, step: int) -> float:
+        """Trains backbone and encoder on real images with the GCE, the head frozen; returns the mean loss."""
+        cfg = self.config.stage2
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+        def loss(logits: Tensor, targets: Tensor) -> Tensor:
+            robust = gce(logits, targets, cfg.q, cfg.gce_form)
+            if cfg.e_step_weight == 1:
+                return robust
+            return cfg.e_step_weight * robust + (1 - cfg.e_step_weight) * bce(logits, targets)
+
+        self.model.head.requires_grad_(False)
+        try:
+            return self._train_on_images(
+                2,
+                step,
+                per_step=cfg.e_step_images,
+                batch_size=cfg.e_batch_size,
+                loss_of=loss,
+                optimizer=self.optimizers["e_step"],
+            )
+        finally:
+            self.model.head.requires_grad_(True)
+
+    def _train_on_images(
+        self,
+        stage: int,
+        step: int,
+        *,
+        per_step: int | None,
+        batch_size: int,
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> float:
+        """One step over augmented real images; returns the mean loss over images."""
+        seed = self.inputs.seed
+        self._sums = None  # the encoder changes
+        order = batches.step_order(len(self.inputs.images), per_step, seed, stage, step)
+        draws = generator(self.device, seed, stage, step, "augmentation")
+        total = torch.zeros((), device=self.device)
+        with seeded(self.device, seed, stage, step, "dropout"):
+            for index, raw in batches.load(self.inputs.images, batches.split(order, batch_size), self.device):
+                images = training_images(raw, self.config.stage1.augmentations, draws)
+                logits = self.model.head(self._forward(images))
+                loss = loss_of(logits, self.labels[index])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                total += loss.detach() * len(index)
+        return total.item() / len(order)
+
+    def _forward(self, images: Tensor) -> Tensor:
+        """Features (B, C, D), float32, of normalised images."""
+        cuda = self.device.type == "cuda"
+        if cuda:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
+            return self.model.features(images).float()
+
+    def _extract(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields (indices, features (B, C, D)) of all images in order, in evaluation mode."""
+        self.model.eval()
+        for index, raw in batches.load(images, batches.in_order(len(images), EVAL_BATCH), self.device):
+            with torch.no_grad():
+                yield index, self._forward(evaluation_images(raw, self.config.stage1.crop))
+
+    def _accumulate(self, *, diagonal: bool) -> GroupSums:
+        n_classes, dim = self.model.head.weight.shape
+        sums = GroupSums(n_classes, 2, dim, diagonal=diagonal, device=self.device)
+        for index, x in self._extract(self.inputs.images):
+            sums.add_multi_label(x, self.labels[index])
+        return sums
+
+    def _current_sums(self) -> GroupSums:
+        """Class statistics of the current encoder; kept until it changes.
+
+        Outer products up to the width for which `auto` keeps them, whatever stage 2's config is: a stage 1 may be
+        shared by trials of different stage 2s.
+        """
+        if self._sums is None:
+            self._sums = self._accumulate(diagonal=self.model.head.weight.shape[1] > MAX_FULL_DIM)
+        return self._sums
+
+    def _stage2_sums(self) -> GroupSums:
+        sums = self._current_sums()
+        if sums.diagonal and self.config.stage2.cov_type == "full":
+            self._sums = sums = self._accumulate(diagonal=False)
+        return sums
+
+    def _gaussians(self) -> Gaussians:
+        cfg = self.config.stage2
+        return fit(
+            self._first_sums or self._stage2_sums(),
+            cov_type=cfg.cov_type,
+            shrinkage=cfg.shrinkage,
+            towards=cfg.shrink_towards,
+            shrinkage_count=cfg.shrinkage_count,
+        )
+
+
+def _copy(value: State) -> State:
+    """A deep copy of a nested state; optimisers take over, and later change, the tensors they are given."""
+    copied: State = {
+        key: (
+            item.detach().clone()
+            if isinstance(item, Tensor)
+            else _copy(item)
+            if isinstance(item, dict)
+            else [_copy(group) for group in item]
+            if key == "param_groups"
+            else item
+        )
+        for key, item in value.items()
+    }
+    return copied
