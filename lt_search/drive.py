@@ -108,7 +108,7 @@ def carry_out(
             stop.text, stop.code = f"the storage cannot be written: {referee.storage_failure}", ExitCode.FAILED
         reason = referee.hopeless()
         if not stop.text and reason is not None:
-            stop.text, stop.code = f"all of the first trials failed. The first one:\n{reason}", ExitCode.FAILED
+            stop.text, stop.code = f"trials failed, and none got further. The first one:\n{reason}", ExitCode.FAILED
         return bool(stop.text)
 
     live = LiveStatus(spec, store, lambda: summarise(spec, journal), referee.progress, limit, console)

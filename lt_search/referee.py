@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lt_search.store import FolderStore
 
 FAILURES_TO_GIVE_UP = 3
-"""A search whose first trials all fail stops after this many of them."""
+"""A search stops after this many failed trials, if no trial has got further than they."""
 
 ADDRESS, ATTEMPT, FAILURE, FINAL, STOPPED, COST = "stage1_address", "attempt", "failure", "final", "stopped", "cost"
 """User attributes of a trial in the journal, beside one per rung (see `rung_attribute`)."""
@@ -155,15 +155,20 @@ class Referee:
         return {trial.number: self._last_logged(trial.number) for trial in self.journal.unfinished()}
 
     def hopeless(self) -> str | None:
-        """The reason of the first failure if all of the first trials failed; None otherwise.
+        """The reason of the first failure if trials keep failing and none has got further than they; None otherwise.
 
-        Failures before a resume do not count: the user may have mended their cause since.
+        Trials that were pruned before the point of failure say nothing about it. Failures before a resume do not
+        count: the user may have mended their cause since.
         """
-        ended = [trial for trial in self.journal.started() if trial.state.is_finished()]
-        if any(trial.state != TrialState.FAIL for trial in ended):
+        trials = self.journal.started()
+        if any(trial.state == TrialState.COMPLETE for trial in trials):
             return None
-        new = [trial for trial in ended if trial.number not in self._ended_before]
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        new = [trial for trial in failed if trial.number not in self._ended_before]
         if not new or len(new) < min(FAILURES_TO_GIVE_UP, self.target - len(self._ended_before)):
+            return None
+        reached = max(self._last_logged(trial.number) for trial in failed)
+        if any(self._last_logged(trial.number) > reached for trial in trials):
             return None
         return str(new[0].user_attrs.get(FAILURE, "no reason was given"))
 

