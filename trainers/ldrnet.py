@@ -12,7 +12,7 @@ What the paper leaves open is marked [R] below: our recommendation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -20,44 +20,23 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from trainers import batches
-from trainers.augment import Augmentation, evaluation_images, training_images
-from trainers.backbones import CONV4, UnknownBackbone, build, check_name, load_trunk
-from trainers.base import (
-    Images,
-    Resource,
-    Stage1Config,
-    Stage2Config,
-    State,
-    Task,
-    TrainerConfig,
-    TrainerInputs,
-    TwoStageTrainer,
-    Weights,
-)
-from trainers.gaussians import MAX_FULL_DIM, CovType, Gaussians, GroupSums, Target, fit
+from trainers.backbones import build, load_trunk
+from trainers.base import Resource, Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights
+from trainers.gaussians import CovType, Gaussians, GroupSums, Target, fit
+from trainers.image_config import NONE, ImageStage1, ImageTrainerConfig
+from trainers.image_trainer import ImageTrainer, Network, fix_batch_norm, frozen, fused
 from trainers.label_decoder import GroupWiseLinear, LabelDecoder, PooledFeatures, check_width
 from trainers.losses import GceForm, bce, gce, reweight
-from trainers.probes import lda_per_label
-from trainers.resources import PUBLISHED
 from trainers.sampling import reverse_probabilities
-from trainers.seeding import generator, seeded
-
-NONE = "none"
-
-EVAL_BATCH = 128
-"""Images in one forward pass without gradients."""
+from trainers.seeding import seeded
 
 
-class LDRNetStage1(Stage1Config):
+class LDRNetStage1(ImageStage1):
     """Label decoupling. Defaults are the paper's values, or [R]."""
 
     backbone: str = "resnet50"
     """Network whose feature map is used: `conv4` (small images), or any torchvision classification network that gives
     a feature map. Paper 4.3: resnet50 or densenet121."""
-    weights: str = "imagenet"
-    """Initial backbone weights: `imagenet` (torchvision's published ones; paper 4.3), the path of a .safetensors or .pt
-    file, or `none` for random ones."""
     decoupling: bool = True
     """Class-aware features from the label transformer; off: one globally average-pooled vector shared by all classes
     (paper, Table 4)."""
@@ -81,33 +60,9 @@ class LDRNetStage1(Stage1Config):
     """Adam's learning rate (paper 4.3)."""
     weight_decay: float = Field(1e-5, ge=0, le=1)
     """Adam's L2 penalty (paper 4.3)."""
-    batch_size: int = Field(32, ge=2, le=65_536)
-    """Images in a training batch (paper 4.3)."""
-    augmentation: Literal["none", "crop", "crop+flip", "crop+flip+rotate"] = "crop+flip"
-    """Random place of the crop, horizontal flip, rotation by up to 15 degrees; `none`: always the centre crop [R].
-    Used in the E-step, too."""
-    crop: float = Field(0.875, gt=0, le=1)
-    """Side of the cropped image as a fraction of the image's (paper 4.3: 448 / 512 and 224 / 256). Evaluation takes the
-    centre."""
-    shift: float = Field(0.0, ge=0, le=0.5)
-    """Further random shift in both directions, a fraction of the image's side [not in the paper, 0 = off]."""
-    scale: float = Field(0.0, ge=0, le=1)
-    """Random zoom, log-uniform in [1 / (1 + scale), 1 + scale] [not in the paper, 0 = off]."""
-    brightness: float = Field(0.0, ge=0, le=1)
-    """Random factor on values, uniform in 1 +- brightness [not in the paper, 0 = off]."""
-    contrast: float = Field(0.0, ge=0, le=1)
-    """Random factor on the distance from the image's mean grey, 1 +- contrast [not in the paper, 0 = off]."""
-    colour: float = Field(0.0, ge=0, le=1)
-    """Random factor on saturation, 1 +- colour; nothing for grey images [not in the paper, 0 = off]."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LDRNetStage1:
-        try:
-            check_name(self.backbone)
-        except UnknownBackbone as error:
-            raise ValueError(str(error)) from error
-        if self.backbone == CONV4 and self.weights == PUBLISHED:
-            raise ValueError("backbone conv4 has no published weights; set weights to none or to a file")
         if self.decoupling and self.d_model != "backbone":
             check_width(self.d_model, self.heads, positions=self.positions)
         if self.prompt != NONE and not self.decoupling:
@@ -115,22 +70,6 @@ class LDRNetStage1(Stage1Config):
                 "prompt tokens are read by the label transformer only; set prompt to none or decoupling on"
             )
         return self
-
-    @property
-    def augmentations(self) -> Augmentation:
-        """The augmentation fields as one value."""
-        words = self.augmentation.split("+")
-        return Augmentation(
-            crop=self.crop,
-            random_crop="crop" in words,
-            flip="flip" in words,
-            rotate="rotate" in words,
-            shift=self.shift,
-            scale=self.scale,
-            brightness=self.brightness,
-            contrast=self.contrast,
-            colour=self.colour,
-        )
 
 
 class LDRNetStage2(Stage2Config):
@@ -193,7 +132,7 @@ class LDRNetStage2(Stage2Config):
         return self.reconstruction and self.update_encoder
 
 
-class LDRNetConfig(TrainerConfig):
+class LDRNetConfig(ImageTrainerConfig):
     """All of LDRNet's parameters."""
 
     stage1: LDRNetStage1 = Field(default_factory=LDRNetStage1)
@@ -201,19 +140,15 @@ class LDRNetConfig(TrainerConfig):
 
     def resources(self) -> tuple[Resource, ...]:
         """Backbone weights and prompt tokens, where they are not `none`."""
-        found = []
-        if self.stage1.weights != NONE:
-            found.append(Resource("backbone", self.stage1.backbone, self.stage1.weights))
-        if self.stage1.prompt != NONE:
-            found.append(Resource("prompt", "tokens", self.stage1.prompt))
-        return tuple(found)
+        prompt = self.stage1.prompt
+        return super().resources() + ((Resource("prompt", "tokens", prompt),) if prompt != NONE else ())
 
     def losses_active_from(self) -> dict[int, int]:
         """Stage 2 is whole once its first E-step has run."""
         return {1: 0, 2: self.stage2.e_step_start if self.stage2.has_e_step else 0}
 
 
-class LDRNet(nn.Module):
+class LDRNet(Network):
     """Backbone, label decoder and group-wise head. Initial weights come from torch's global generator."""
 
     def __init__(self, config: LDRNetStage1, n_classes: int, resources: dict[str, Weights]) -> None:
@@ -238,60 +173,55 @@ class LDRNet(nn.Module):
             )
         else:
             self.decoder = PooledFeatures(channels, n_classes, dim=dim)
-        self.head = GroupWiseLinear(n_classes, self.decoder.dim)
+        self.dim = self.decoder.dim
+        self.head = GroupWiseLinear(n_classes, self.dim)
 
     def features(self, images: Tensor) -> Tensor:
         """Class-aware features (B, C, D) of normalised images (B, 3, S, S)."""
         features: Tensor = self.decoder(self.backbone(images))
         return features
 
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters but the head's: what the E-step trains."""
-        yield from self.backbone.parameters()
-        yield from self.decoder.parameters()
 
-
-class LDRNetTrainer(TwoStageTrainer[LDRNetConfig]):
-    """Trains LDRNet, see the module's docstring. In bfloat16 and channels-last on CUDA; statistics in float64."""
+class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
+    """Trains LDRNet, see the module's docstring."""
 
     name: ClassVar[str] = "ldrnet"
     config_type: ClassVar[type[TrainerConfig]] = LDRNetConfig
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.MULTI_LABEL})
     code_version: ClassVar[int] = 1
+    class_aware: ClassVar[bool] = True
 
     def __init__(self, config: LDRNetConfig, inputs: TrainerInputs) -> None:
-        """Builds the network; raises `ValueError` for another task, missing resources or weights that do not fit."""
         super().__init__(config, inputs)
-        if inputs.task not in self.tasks:
-            raise ValueError(f"ldrnet trains on multi-label data, not on {inputs.task} data")
-        needed = config.resources()
-        missing = [resource.key for resource in needed if resource.key not in inputs.resources]
-        if missing:
-            raise ValueError(f"not among the trainer's inputs: {', '.join(missing)}")
-        loaded: dict[str, Weights] = {resource.kind: inputs.resources[resource.key] for resource in needed}
-
-        self.device = inputs.device
-        self.labels = inputs.labels.float().to(self.device)
-        self.counts = self.labels.sum(0)
-        with seeded(torch.device("cpu"), inputs.seed, "init"):
-            self.model = LDRNet(config.stage1, inputs.n_classes, loaded)
-        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        self.model = self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        self.stage = 1
-        self.optimizers = self._build_optimizers()
-        self._sums: GroupSums | None = None
         self._first_sums: GroupSums | None = None
+
+    def build_network(self, resources: dict[str, Weights]) -> LDRNet:
+        """LDRNet with the backbone's weights and the prompt tokens, where there are any."""
+        return LDRNet(self.config.stage1, self.inputs.n_classes, resources)
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One Adam in stage 1; in stage 2 one for the M-step and, where the encoder is updated, one for the E-step."""
+        one, two = self.config.stage1, self.config.stage2
+        if self.stage == 1:
+            return {"stage1": self._adam(self.model.parameters(), one.lr, one.weight_decay)}
+        if not two.reconstruction:
+            return {}
+        optimizers = {"m_step": self._adam(self.model.head.parameters(), two.m_lr, two.weight_decay)}
+        if two.update_encoder:
+            optimizers["e_step"] = self._adam(self.model.encoder_parameters(), two.e_lr, two.weight_decay)
+        return optimizers
 
     def stage1_step(self, step: int) -> dict[str, float]:
         """An epoch, or the next `images_per_epoch` images, of BCE on real images (Eq 7); logs `loss`."""
         cfg = self.config.stage1
         self.model.train()
-        loss = self._train_on_images(
+        draws = self.draws(1, step, "augmentation")
+        loss = self.train_on_images(
             1,
             step,
-            per_step=cfg.images_per_epoch,
+            order=self.step_order(1, step, cfg.images_per_epoch),
             batch_size=cfg.batch_size,
-            loss_of=bce,
+            loss_of=lambda index, raw: bce(self.augmented_logits(raw, draws), self.labels[index]),
             optimizer=self.optimizers["stage1"],
         )
         return {"loss": loss}
@@ -300,16 +230,13 @@ class LDRNetTrainer(TwoStageTrainer[LDRNetConfig]):
         """Replaces the optimiser by those of the M- and the E-step, and takes the first statistics."""
         cfg = self.config.stage2
         self.stage = 2
-        if not cfg.reconstruction:
-            self.optimizers = {}
-            return
-        if cfg.head_init == "reinit":
+        if cfg.reconstruction and cfg.head_init == "reinit":
             with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
-                fresh = GroupWiseLinear(*self.model.head.weight.shape)
+                fresh = GroupWiseLinear(self.inputs.n_classes, self.model.dim)
             self.model.head.load_state_dict(fresh.state_dict())
-        self.optimizers = self._build_optimizers()
-        if cfg.statistics == "once":
-            self._first_sums = self._stage2_sums()
+        self.optimizers = self.build_optimizers()
+        if cfg.reconstruction and cfg.statistics == "once":
+            self._first_sums = self.current_sums(cfg.cov_type)
 
     def stage2_step(self, step: int) -> dict[str, float]:
         """A round: M-step, then E-step; logs `m_loss` and, where there is an E-step, `e_loss`."""
@@ -321,78 +248,36 @@ class LDRNetTrainer(TwoStageTrainer[LDRNetConfig]):
             losses["e_loss"] = self._e_step(step)
         return losses
 
-    def predict_logits(self, images: Images) -> Tensor:
-        """Logits (N, C), float32 on CPU, of the current head in evaluation mode."""
-        self.model.eval()
-        with torch.no_grad():
-            return torch.cat([self.model.head(x).cpu() for _, x in self._extract(images)])
+    def own_state(self) -> State:
+        """The statistics that are taken once."""
+        return {"first_sums": self._first_sums.state() if self._first_sums else None}
 
-    def probe_logits(self, images: Images) -> Tensor:
-        """Logits (N, C), float32 on CPU, of an LDA per label on the class Gaussians (`probes.lda_per_label`)."""
-        weight, bias = lda_per_label(self._current_sums())
-        weight, bias = weight.float(), bias.float()
-        with torch.no_grad():
-            return torch.cat([((x * weight).sum(-1) + bias).cpu() for _, x in self._extract(images)])
-
-    def features(self, images: Images) -> Tensor:
-        """Class-aware features (N, C, D), float32 on CPU, in evaluation mode."""
-        return torch.cat([x.cpu() for _, x in self._extract(images)])
-
-    def state(self) -> State:
-        """Weights, optimisers, and the class statistics where they are at hand; all copies."""
-        return {
-            "stage": self.stage,
-            "model": {key: value.detach().clone() for key, value in self.model.state_dict().items()},
-            "optimizers": {key: _copy(optimizer.state_dict()) for key, optimizer in self.optimizers.items()},
-            "sums": self._sums.state() if self._sums else None,
-            "first_sums": self._first_sums.state() if self._first_sums else None,
-        }
-
-    def load_state(self, state: State) -> None:
-        """Takes over a state given by `state()`; for one of stage 1, only the stage-1 config need be the same."""
-        self.stage = state["stage"]
-        self.model.load_state_dict(state["model"])
-        self.optimizers = self._build_optimizers()
-        for key, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(_copy(state["optimizers"][key]))
-        self._sums, self._first_sums = (
-            GroupSums.from_state(state[key], self.device) if state[key] else None for key in ("sums", "first_sums")
-        )
+    def load_own_state(self, state: State) -> None:
+        """Takes back the statistics that are taken once."""
+        first = state["first_sums"]
+        self._first_sums = GroupSums.from_state(first, self.device) if first else None
 
     @classmethod
     def from_model(cls, config: LDRNetConfig, inputs: TrainerInputs, model: State) -> Self:
         """A trainer that predicts with exported weights; the prompt tokens are among them."""
-        stage1 = config.stage1.model_copy(update={"weights": NONE})
         prompts = [resource for resource in config.resources() if resource.kind == "prompt"]
         tokens = {resource.key: {"tokens": model["decoder.tokens"]} for resource in prompts}
-        trainer = cls(config.model_copy(update={"stage1": stage1}), replace(inputs, resources=tokens))
-        trainer.model.load_state_dict(model)
-        return trainer
-
-    def _build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        one, two = self.config.stage1, self.config.stage2
-        if self.stage == 1:
-            return {"stage1": self._adam(self.model.parameters(), one.lr, one.weight_decay)}
-        if not two.reconstruction:
-            return {}
-        optimizers = {"m_step": self._adam(self.model.head.parameters(), two.m_lr, two.weight_decay)}
-        if two.update_encoder:
-            optimizers["e_step"] = self._adam(self.model.encoder_parameters(), two.e_lr, two.weight_decay)
-        return optimizers
+        return super().from_model(config, replace(inputs, resources=tokens), model)
 
     def _adam(self, parameters: Iterator[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=fused)
+        return torch.optim.Adam(
+            parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, **fused(self.device)
+        )
 
     def _m_step(self, step: int) -> float:
         """Trains the head on R virtual images (Eq 12-14) with BCE; returns the mean loss."""
-        cfg, seed = self.config.stage2, self.inputs.seed
+        cfg = self.config.stage2
         gaussians = self._gaussians()
         alpha = cfg.alpha if cfg.sampling == "reverse" else 0.0
         p = reverse_probabilities(self.counts, alpha, cfg.mean_positives).float()
         positive_weights = reweight(self.counts, cfg.reweight_power)
-        label_draws = generator(self.device, seed, 2, step, "virtual labels")
-        feature_draws = generator(self.device, seed, 2, step, "virtual features")
+        label_draws = self.draws(2, step, "virtual labels")
+        feature_draws = self.draws(2, step, "virtual features")
         optimizer = self.optimizers["m_step"]
         total = torch.zeros((), device=self.device)
         for start in range(0, cfg.virtual_images, cfg.m_batch_size):
@@ -412,117 +297,32 @@ class LDRNetTrainer(TwoStageTrainer[LDRNetConfig]):
         """Trains backbone and encoder on real images with the GCE, the head frozen; returns the mean loss."""
         cfg = self.config.stage2
         self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        fix_batch_norm(self.model)
+        draws = self.draws(2, step, "augmentation")
 
-        def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        def loss(index: Tensor, raw: Tensor) -> Tensor:
+            logits, targets = self.augmented_logits(raw, draws), self.labels[index]
             robust = gce(logits, targets, cfg.q, cfg.gce_form)
             if cfg.e_step_weight == 1:
                 return robust
             return cfg.e_step_weight * robust + (1 - cfg.e_step_weight) * bce(logits, targets)
 
-        self.model.head.requires_grad_(False)
-        try:
-            return self._train_on_images(
+        with frozen(self.model.head):
+            return self.train_on_images(
                 2,
                 step,
-                per_step=cfg.e_step_images,
+                order=self.step_order(2, step, cfg.e_step_images),
                 batch_size=cfg.e_batch_size,
                 loss_of=loss,
                 optimizer=self.optimizers["e_step"],
             )
-        finally:
-            self.model.head.requires_grad_(True)
-
-    def _train_on_images(
-        self,
-        stage: int,
-        step: int,
-        *,
-        per_step: int | None,
-        batch_size: int,
-        loss_of: Callable[[Tensor, Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
-    ) -> float:
-        """One step over augmented real images; returns the mean loss over images."""
-        seed = self.inputs.seed
-        self._sums = None  # the encoder changes
-        order = batches.step_order(len(self.inputs.images), per_step, seed, stage, step)
-        draws = generator(self.device, seed, stage, step, "augmentation")
-        total = torch.zeros((), device=self.device)
-        with seeded(self.device, seed, stage, step, "dropout"):
-            for index, raw in batches.load(self.inputs.images, batches.split(order, batch_size), self.device):
-                images = training_images(raw, self.config.stage1.augmentations, draws)
-                logits = self.model.head(self._forward(images))
-                loss = loss_of(logits, self.labels[index])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                total += loss.detach() * len(index)
-        return total.item() / len(order)
-
-    def _forward(self, images: Tensor) -> Tensor:
-        """Features (B, C, D), float32, of normalised images."""
-        cuda = self.device.type == "cuda"
-        if cuda:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
-            return self.model.features(images).float()
-
-    def _extract(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (indices, features (B, C, D)) of all images in order, in evaluation mode."""
-        self.model.eval()
-        for index, raw in batches.load(images, batches.in_order(len(images), EVAL_BATCH), self.device):
-            with torch.no_grad():
-                yield index, self._forward(evaluation_images(raw, self.config.stage1.crop))
-
-    def _accumulate(self, *, diagonal: bool) -> GroupSums:
-        n_classes, dim = self.model.head.weight.shape
-        sums = GroupSums(n_classes, 2, dim, diagonal=diagonal, device=self.device)
-        for index, x in self._extract(self.inputs.images):
-            sums.add_multi_label(x, self.labels[index])
-        return sums
-
-    def _current_sums(self) -> GroupSums:
-        """Class statistics of the current encoder; kept until it changes.
-
-        Outer products up to the width for which `auto` keeps them, whatever stage 2's config is: a stage 1 may be
-        shared by trials of different stage 2s.
-        """
-        if self._sums is None:
-            self._sums = self._accumulate(diagonal=self.model.head.weight.shape[1] > MAX_FULL_DIM)
-        return self._sums
-
-    def _stage2_sums(self) -> GroupSums:
-        sums = self._current_sums()
-        if sums.diagonal and self.config.stage2.cov_type == "full":
-            self._sums = sums = self._accumulate(diagonal=False)
-        return sums
 
     def _gaussians(self) -> Gaussians:
         cfg = self.config.stage2
         return fit(
-            self._first_sums or self._stage2_sums(),
+            self._first_sums or self.current_sums(cfg.cov_type),
             cov_type=cfg.cov_type,
             shrinkage=cfg.shrinkage,
             towards=cfg.shrink_towards,
             shrinkage_count=cfg.shrinkage_count,
         )
-
-
-def _copy(value: State) -> State:
-    """A deep copy of a nested state; optimisers take over, and later change, the tensors they are given."""
-    copied: State = {
-        key: (
-            item.detach().clone()
-            if isinstance(item, Tensor)
-            else _copy(item)
-            if isinstance(item, dict)
-            else [_copy(group) for group in item]
-            if key == "param_groups"
-            else item
-        )
-        for key, item in value.items()
-    }
-    return copied

@@ -34,6 +34,20 @@ def unpack(tensors: dict[str, Tensor], description: str) -> State:
     return state
 
 
+def clone(value: Any) -> Any:
+    """A deep copy of nested dicts, lists and tuples of tensors and plain values, detached from any graph.
+
+    Optimisers take over, and later change, the tensors they are given; networks change theirs in place.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: clone(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(clone(item) for item in value)
+    return value
+
+
 def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> _Tree:
     if value is None or isinstance(value, bool | int | float | str):
         return value

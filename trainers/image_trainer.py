@@ -1,0 +1,260 @@
+"""What trainers of an encoder and a head on images share: the network's life, its passes over images, its state."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from trainers import batches
+from trainers.augment import evaluation_images, training_images
+from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer, Weights
+from trainers.gaussians import MAX_FULL_DIM, CovType, GroupSums
+from trainers.image_config import NONE, ImageTrainerConfig
+from trainers.probes import lda, lda_per_label
+from trainers.seeding import generator, seeded
+from trainers.state import clone
+
+EVAL_BATCH = 128
+"""Images in one forward pass without gradients."""
+
+
+class Network(nn.Module):
+    """An encoder and its head. Sub-classes register `head` and define how images become features."""
+
+    head: nn.Module
+    dim: int
+    """Width D of a feature vector."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, D), or (B, C, D) for class-aware methods, of normalised images (B, 3, S, S)."""
+        raise NotImplementedError
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but the head's."""
+        head = {id(parameter) for parameter in self.head.parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in head)
+
+
+ImageConfigT = TypeVar("ImageConfigT", bound=ImageTrainerConfig)
+
+
+class ImageTrainer(TwoStageTrainer[ImageConfigT]):
+    """A two-stage trainer of one `Network`. In bfloat16 and channels-last on CUDA; statistics in float64.
+
+    Sub-classes give the network and its optimisers, and train. `state` and `load_state` carry what the sub-class
+    names in `own_state` and takes back in `load_own_state`.
+    """
+
+    model: Network
+    class_aware: ClassVar[bool] = False
+    """Whether features are (N, C, D), one vector per image and label, instead of (N, D)."""
+
+    def __init__(self, config: ImageConfigT, inputs: TrainerInputs) -> None:
+        """Builds the network; raises `ValueError` for another task, missing resources or weights that do not fit."""
+        super().__init__(config, inputs)
+        if inputs.task not in self.tasks:
+            raise ValueError(f"{self.name} trains on {' or '.join(sorted(self.tasks))} data, not on {inputs.task} data")
+        needed = config.resources()
+        missing = [resource.key for resource in needed if resource.key not in inputs.resources]
+        if missing:
+            raise ValueError(f"not among the trainer's inputs: {', '.join(missing)}")
+        loaded: dict[str, Weights] = {resource.kind: inputs.resources[resource.key] for resource in needed}
+
+        self.device = inputs.device
+        multi_label = inputs.task == Task.MULTI_LABEL
+        self.labels = inputs.labels.to(self.device, torch.float32 if multi_label else torch.int64)
+        self.counts = self.labels.sum(0) if multi_label else torch.bincount(self.labels, minlength=inputs.n_classes)
+        with seeded(torch.device("cpu"), inputs.seed, "init"):
+            network = self.build_network(loaded)
+        self.model = self.place(network)
+        self.stage = 1
+        self.optimizers = self.build_optimizers()
+        self._sums: GroupSums | None = None
+
+    @abstractmethod
+    def build_network(self, resources: dict[str, Weights]) -> Network:
+        """The network before stage 1, on CPU; initial weights come from torch's global generator."""
+
+    @abstractmethod
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Fresh optimisers, by name, of the stage that `self.stage` says."""
+
+    def own_state(self) -> State:
+        """Further entries of `state()`, all copies; none by default."""
+        return {}
+
+    def load_own_state(self, state: State) -> None:
+        """Takes back what `own_state` gave."""
+
+    def predict_logits(self, images: Images) -> Tensor:
+        """Logits (N, C), float32 on CPU, of the current head in evaluation mode."""
+        self.model.eval()
+        with torch.no_grad():
+            return torch.cat([self.model.head(x).cpu() for _, x in self.extract(images)])
+
+    def probe_logits(self, images: Images) -> Tensor:
+        """Logits (N, C), float32 on CPU, of a linear discriminant on the class Gaussians (`trainers.probes`)."""
+        sums = self.current_sums()
+        if self.class_aware:
+            weight, bias = (part.float() for part in lda_per_label(sums))
+            with torch.no_grad():
+                return torch.cat([((x * weight).sum(-1) + bias).cpu() for _, x in self.extract(images)])
+        weight, bias = (part.float() for part in self._pooled_discriminants(sums))
+        with torch.no_grad():
+            return torch.cat([(x @ weight.mT + bias).cpu() for _, x in self.extract(images)])
+
+    def features(self, images: Images) -> Tensor:
+        """Features (N, D) or (N, C, D), float32 on CPU, in evaluation mode."""
+        return torch.cat([x.cpu() for _, x in self.extract(images)])
+
+    def state(self) -> State:
+        """Weights, optimisers, and the class statistics where they are at hand; all copies."""
+        return {
+            "stage": self.stage,
+            "model": clone(self.model.state_dict()),
+            "optimizers": {key: clone(optimizer.state_dict()) for key, optimizer in self.optimizers.items()},
+            "sums": self._sums.state() if self._sums else None,
+            **self.own_state(),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Takes over a state given by `state()`; for one of stage 1, only the stage-1 config need be the same."""
+        self.stage = state["stage"]
+        self.model.load_state_dict(state["model"])
+        self.optimizers = self.build_optimizers()
+        for key, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(clone(state["optimizers"][key]))
+        self._sums = GroupSums.from_state(state["sums"], self.device) if state["sums"] else None
+        self.load_own_state(state)
+
+    @classmethod
+    def from_model(cls, config: ImageConfigT, inputs: TrainerInputs, model: State) -> Self:
+        """A trainer that predicts with exported weights."""
+        stage1 = config.stage1.model_copy(update={"weights": NONE})
+        trainer = cls(config.model_copy(update={"stage1": stage1}), inputs)
+        trainer.model.load_state_dict(model)
+        return trainer
+
+    def place(self, network: Network) -> Network:
+        """The network on the trainer's device, in the layout that is fast there."""
+        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+        return network.to(self.device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+    def train_on_images(
+        self,
+        stage: int,
+        step: int,
+        *,
+        order: batches.Indices,
+        batch_size: int,
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> float:
+        """One pass over real images in `order`; returns the mean loss over images.
+
+        `loss_of` gets a batch's indices (B,) and its raw images, uint8 (B, channels, S, S), both on the device.
+        """
+        self._sums = None  # the encoder changes
+        total = torch.zeros((), device=self.device)
+        with seeded(self.device, self.inputs.seed, stage, step, "dropout"):
+            for index, raw in batches.load(self.inputs.images, batches.split(order, batch_size), self.device):
+                loss = loss_of(index, raw)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                after_batch()
+                total += loss.detach() * len(index)
+        return total.item() / len(order)
+
+    def step_order(self, stage: int, step: int, per_step: int | None) -> batches.Indices:
+        """Indices of the training images of a step, see `batches.step_order`."""
+        return batches.step_order(len(self.inputs.images), per_step, self.inputs.seed, stage, step)
+
+    def draws(self, stage: int, step: int, purpose: str) -> torch.Generator:
+        """A generator on the device for one purpose within one step."""
+        return generator(self.device, self.inputs.seed, stage, step, purpose)
+
+    def forward(self, images: Tensor, model: Network | None = None) -> Tensor:
+        """Features, float32, of normalised images by `model`, or the trainer's own network."""
+        cuda = self.device.type == "cuda"
+        if cuda:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
+            return (model or self.model).features(images).float()
+
+    def augmented_logits(self, raw: Tensor, draws: torch.Generator) -> Tensor:
+        """Logits (B, C) of augmented training images."""
+        logits: Tensor = self.model.head(self.forward(training_images(raw, self.config.stage1.augmentations, draws)))
+        return logits
+
+    def evaluation_view(self, raw: Tensor) -> Tensor:
+        """Normalised images as evaluation sees them."""
+        return evaluation_images(raw, self.config.stage1.crop)
+
+    def extract(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields (indices, features) of all images in order, in evaluation mode, without gradients."""
+        self.model.eval()
+        for index, raw in batches.load(images, batches.in_order(len(images), EVAL_BATCH), self.device):
+            with torch.no_grad():
+                yield index, self.forward(self.evaluation_view(raw))
+
+    def current_sums(self, cov_type: CovType = "auto") -> GroupSums:
+        """Class statistics of the current encoder; kept until it changes.
+
+        Outer products up to the width for which `auto` keeps them, or where `cov_type` is `full`. Stage 2's config
+        does not decide what a probe sees: a stage 1 may be shared by trials of different stage 2s.
+        """
+        diagonal = self.model.dim > MAX_FULL_DIM and cov_type != "full"
+        if self._sums is None or (self._sums.diagonal and not diagonal):
+            self._sums = self._accumulate(diagonal=diagonal)
+        return self._sums
+
+    def _accumulate(self, *, diagonal: bool) -> GroupSums:
+        n_classes, dim = self.inputs.n_classes, self.model.dim
+        multi_label = self.inputs.task == Task.MULTI_LABEL
+        shape = (n_classes, 2) if multi_label else (1, n_classes)
+        sums = GroupSums(*shape, dim, diagonal=diagonal, device=self.device)
+        for index, x in self.extract(self.inputs.images):
+            if multi_label:
+                per_label = x if self.class_aware else x.unsqueeze(1).expand(-1, n_classes, -1)
+                sums.add_multi_label(per_label, self.labels[index])
+            else:
+                sums.add_multi_class(x, self.labels[index])
+        return sums
+
+    def _pooled_discriminants(self, sums: GroupSums) -> tuple[Tensor, Tensor]:
+        """Weights (C, D) and biases (C,) of the probe on features that all classes share."""
+        if self.inputs.task == Task.MULTI_LABEL:
+            return lda_per_label(sums)
+        weight, bias = lda(sums)
+        return weight[0], bias[0]
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Keeps a module's parameters from gradients inside the block; gradients still flow through it."""
+    before = [parameter.requires_grad for parameter in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, required in zip(module.parameters(), before, strict=True):
+            parameter.requires_grad_(required)
+
+
+def fix_batch_norm(module: nn.Module) -> None:
+    """Puts batch norms into evaluation mode: they use, and keep, their running statistics."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
+def fused(device: torch.device) -> dict[str, Any]:
+    """Keyword arguments that make torch's optimisers run in one kernel where the device has one."""
+    return {"fused": device.type in ("cpu", "cuda")}
