@@ -54,7 +54,7 @@ def output_side(side: int, crop: float) -> int:
 
 def evaluation_images(images: Tensor, crop: float) -> Tensor:
     """The normalised centre crop: uint8 (B, 1 or 3, S, S) to float32 (B, 3, S', S')."""
-    return _normalise(_centre(images, crop).float().div(255))
+    return normalise(centre_crop(images, crop).float().div(255))
 
 
 def training_images(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
@@ -64,23 +64,58 @@ def training_images(images: Tensor, how: Augmentation, generator: torch.Generato
     leaves the others' draws as they are. Places outside the input are black.
     """
     draws = torch.rand((len(images), 9), generator=generator, device=images.device)
-    x = _warp(images.float(), how, draws[:, :6]) if how.warps else _centre(images, how.crop).float()
-    return _normalise(_colour(x.div(255), how, draws[:, 6:]))
+    x = _warp(images.float(), how, draws[:, :6]) if how.warps else centre_crop(images, how.crop).float()
+    return normalise(_colour(x.div(255), how, draws[:, 6:]))
 
 
-def _centre(images: Tensor, crop: float) -> Tensor:
+def centre_crop(images: Tensor, crop: float) -> Tensor:
+    """The middle of images (B, channels, S, S), `output_side` pixels a side; a view."""
     side = images.shape[-1]
     out = output_side(side, crop)
     start = (side - out) // 2
     return images[..., start : start + out, start : start + out]
 
 
-def _warp(x: Tensor, how: Augmentation, draws: Tensor) -> Tensor:
-    """Crop, shift, flip, rotation and zoom in one bilinear lookup, so that an image is blurred once at most.
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels of each output image come from, in pixels of the input."""
 
-    Geometry is in pixels: output pixel o comes from R (o - c_out) + c_in, with c_out the centre of the output and
-    c_in that of the crop in the input; whole-pixel moves and flips thus meet pixels exactly.
+    centre: Tensor
+    """(B, 2) row and column of the output's centre."""
+    mirror: Tensor
+    """(B, 2) of +-1: -1 flips top and bottom, or left and right."""
+    angle: Tensor
+    """(B,) rotation in radians."""
+    zoom: Tensor
+    """(B,) input pixels per output pixel."""
+    displacement: Tensor | None = None
+    """(B, 2, S', S') further rows and columns to move by."""
+
+
+def lookup(x: Tensor, out: int, geometry: Geometry) -> Tensor:
+    """Float images (B, channels, S, S) to (B, channels, `out`, `out`), bilinear; places outside the input are 0.
+
+    Output pixel o comes from R (o - c_out) + c_in, with c_out the centre of the output and c_in that of the crop in
+    the input; whole-pixel moves and flips thus meet pixels exactly. One lookup, so that an image is blurred once at
+    most.
     """
+    side = x.shape[-1]
+    cos = (geometry.angle.cos() * geometry.zoom)[:, None, None]
+    sin = (geometry.angle.sin() * geometry.zoom)[:, None, None]
+    line = torch.arange(out, device=x.device, dtype=torch.float32) - (out - 1) / 2
+    v, u = torch.meshgrid(line, line, indexing="ij")
+    v = v * geometry.mirror[:, 0, None, None]
+    u = u * geometry.mirror[:, 1, None, None]
+    column = cos * u - sin * v + geometry.centre[:, 1, None, None]
+    row = sin * u + cos * v + geometry.centre[:, 0, None, None]
+    if geometry.displacement is not None:
+        row, column = row + geometry.displacement[:, 0], column + geometry.displacement[:, 1]
+    # grid_sample without aligned corners: pixel i sits at (2 i + 1) / side - 1.
+    grid = (torch.stack((column, row), -1) * 2 + 1) / side - 1
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _warp(x: Tensor, how: Augmentation, draws: Tensor) -> Tensor:
     side, out = x.shape[-1], output_side(x.shape[-1], how.crop)
     free = side - out
     top_left = torch.full((len(x), 2), free // 2, device=x.device, dtype=torch.float32)
@@ -92,20 +127,14 @@ def _warp(x: Tensor, how: Augmentation, draws: Tensor) -> Tensor:
     # One draw serves flip and rotation: its first bit decides the flip, the rest is uniform again.
     turn = draws[:, 4] * 2
     flipped, turn = turn >= 1, turn % 1
-    angle = (2 * turn - 1) * math.radians(ROTATE_DEGREES) * how.rotate
-    zoom = (1 + how.scale) ** (1 - 2 * draws[:, 5])
-    mirror = 1 - 2.0 * (flipped & how.flip)
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-
-    line = torch.arange(out, device=x.device, dtype=torch.float32) - (out - 1) / 2
-    v, u = torch.meshgrid(line, line, indexing="ij")
-    mu = u * mirror[:, None, None]
-    centre = top_left + (out - 1) / 2
-    column = cos[:, None, None] * mu - sin[:, None, None] * v + centre[:, 1, None, None]
-    row = sin[:, None, None] * mu + cos[:, None, None] * v + centre[:, 0, None, None]
-    # grid_sample without aligned corners: pixel i sits at (2 i + 1) / side - 1.
-    grid = (torch.stack((column, row), -1) * 2 + 1) / side - 1
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    left_right = 1 - 2.0 * (flipped & how.flip)
+    geometry = Geometry(
+        centre=top_left + (out - 1) / 2,
+        mirror=torch.stack((torch.ones_like(left_right), left_right), 1),
+        angle=(2 * turn - 1) * math.radians(ROTATE_DEGREES) * how.rotate,
+        zoom=(1 + how.scale) ** (1 - 2 * draws[:, 5]),
+    )
+    return lookup(x, out, geometry)
 
 
 def _colour(x: Tensor, how: Augmentation, draws: Tensor) -> Tensor:
@@ -130,7 +159,7 @@ def _grey(x: Tensor) -> Tensor:
     return (x * torch.tensor(GREY, device=x.device)[:, None, None]).sum(1, keepdim=True)
 
 
-def _normalise(x: Tensor) -> Tensor:
+def normalise(x: Tensor) -> Tensor:
     """Three channels, each with ImageNet's mean and standard deviation taken out."""
     mean = torch.tensor(IMAGENET_MEAN, device=x.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, device=x.device)[:, None, None]

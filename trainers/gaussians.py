@@ -103,12 +103,12 @@ class Moments:
         return self.cov.dim() == self.mean.dim()
 
 
-def moments(sums: GroupSums) -> Moments:
+def moments(sums: GroupSums, min_count: int = 2) -> Moments:
     """Means and covariances with N - 1 (LDRNet Eq 9-10), and each pool's within-group covariance.
 
-    `within` is the groups' summed scatter over N minus the number of groups that have a vector. A group of one vector
-    has no covariance of its own and takes `within`; an empty one also takes the mean of all its pool's vectors,
-    so that it says nothing beyond what the pool says.
+    `within` is the groups' summed scatter over N minus the number of groups that have a vector. A group of fewer than
+    `min_count` vectors (2 or more) has no covariance of its own and takes `within`; an empty one also takes the mean of
+    all its pool's vectors, so that it says nothing beyond what the pool says.
     """
     count = sums.count[..., None]
     pool_mean = sums.total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
@@ -119,7 +119,7 @@ def moments(sums: GroupSums) -> Moments:
     scatter = sums.outer - n * product
     freedom = (n - (n > 0).to(n)).sum(1).clamp(min=1)
     within = scatter.sum(1) / freedom
-    cov = torch.where(n > 1, scatter / (n - 1).clamp(min=1), within.unsqueeze(1))
+    cov = torch.where(n >= max(2, min_count), scatter / (n - 1).clamp(min=1), within.unsqueeze(1))
     return Moments(sums.count, mean, cov, within)
 
 
@@ -151,12 +151,19 @@ def cholesky(cov: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Gaussians ready to be sampled. Made by `fit`."""
+    """Gaussians ready to be sampled, and to measure distances by. Made by `fit`, or `of` moments."""
 
     mean: Tensor
     """(P, J, D) float32."""
     factor: Tensor
     """float32 Cholesky factors (P, J, D, D), or standard deviations (P, J, D)."""
+
+    @classmethod
+    def of(cls, mean: Tensor, cov: Tensor) -> Gaussians:
+        """Gaussians of means (P, J, D) and covariances (P, J, D, D), or variances (P, J, D), in float64."""
+        # Rounding may leave the variance of a constant feature a hair below zero.
+        factor = cov.clamp(min=0).sqrt() if cov.dim() == mean.dim() else cholesky(cov)
+        return cls(mean.float(), factor.float())
 
     def sample(self, groups: Tensor, generator: torch.Generator) -> Tensor:
         """Draws mean + L eps for groups (B, P), integers below J; returns (B, P, D) float32.
@@ -181,24 +188,39 @@ class Gaussians:
             drawn = mean.index_add(0, order, torch.cat(products))
         return drawn.view(*groups.shape, dim)
 
+    def mahalanobis(self, features: Tensor) -> Tensor:
+        """Squared Mahalanobis distances (P, J, B) of features (B, D), or (P, B, D), to every group; differentiable.
 
-def fit(
+        One triangular solve per group for the whole batch: no covariance is gathered per vector.
+        """
+        x = features.float()
+        away = (x if x.dim() == 3 else x.unsqueeze(0)).unsqueeze(1) - self.mean.unsqueeze(2)
+        if self.factor.dim() == self.mean.dim():
+            scale = self.factor.clamp(min=torch.finfo(torch.float32).tiny ** 0.5).unsqueeze(2)
+            return (away / scale).square().sum(-1)
+        solved: Tensor = torch.linalg.solve_triangular(self.factor, away.mT, upper=False)
+        return solved.square().sum(-2)
+
+
+def covariances(
     sums: GroupSums,
     *,
     cov_type: CovType,
     shrinkage: float,
     towards: Target,
     shrinkage_count: float = 0.0,
-) -> Gaussians:
-    """Shrunk Gaussians of `sums`.
+    ridge: float = 0.0,
+    min_count: int = 2,
+) -> tuple[Tensor, Tensor]:
+    """Means (P, J, D) and shrunk covariances (P, J, D, D), or variances (P, J, D), of `sums`; float64.
 
     `cov_type`: `full`; `diag`: variances only; `auto`: variances for groups of fewer than 2 D vectors and for all
-    groups where D > `MAX_FULL_DIM`, else full. Each covariance S becomes (1 - g) S + g T, where T is
+    groups where D > `MAX_FULL_DIM`, else full. Each covariance S becomes (1 - g) S + g T + `ridge` * I, where T is
     tr(S) / D * I (`identity`) or its pool's within-group covariance (`pooled`). With g0 = `shrinkage` and
-    n0 = `shrinkage_count`, g = 1 - (1 - g0) * n / (n + n0): rare groups are shrunk more where n0 > 0. Groups of no or
-    one vector: see `moments`. Raises `ValueError` for full covariances of diagonal sums.
+    n0 = `shrinkage_count`, g = 1 - (1 - g0) * n / (n + n0): rare groups are shrunk more where n0 > 0. Groups of fewer
+    than `min_count` vectors: see `moments`. Raises `ValueError` for full covariances of diagonal sums.
     """
-    found = moments(sums)
+    found = moments(sums, min_count)
     cov, within = found.cov, found.within
     wide = sums.dim > MAX_FULL_DIM
     if cov_type == "full" and sums.diagonal:
@@ -208,13 +230,24 @@ def fit(
     diagonal = cov.dim() == found.mean.dim()
     if cov_type == "auto" and not diagonal:
         # A group without a covariance of its own keeps its pool's, which is well estimated.
-        few = (found.count > 1) & (found.count < 2 * sums.dim)
+        few = (found.count >= max(2, min_count)) & (found.count < 2 * sums.dim)
         cov = torch.where(few[..., None, None], torch.diag_embed(cov.diagonal(dim1=-2, dim2=-1)), cov)
 
     n = found.count[..., None] if diagonal else found.count[..., None, None]
     g = 1 - (1 - shrinkage) * (n / (n + shrinkage_count) if shrinkage_count > 0 else 1.0)
     target = scaled_identity(cov, diagonal=diagonal) if towards == "identity" else within.unsqueeze(1)
     shrunk = shrink(cov, target, g)
-    # Rounding may leave the variance of a constant feature a hair below zero.
-    factor = shrunk.clamp(min=0).sqrt() if diagonal else cholesky(shrunk)
-    return Gaussians(found.mean.float(), factor.float())
+    if ridge > 0:
+        eye = 1.0 if diagonal else torch.eye(sums.dim, dtype=cov.dtype, device=cov.device)
+        shrunk = shrunk + ridge * eye
+    return found.mean, shrunk
+
+
+def fit(
+    sums: GroupSums, *, cov_type: CovType, shrinkage: float, towards: Target, shrinkage_count: float = 0.0
+) -> Gaussians:
+    """Shrunk Gaussians of `sums`, see `covariances`."""
+    mean, cov = covariances(
+        sums, cov_type=cov_type, shrinkage=shrinkage, towards=towards, shrinkage_count=shrinkage_count
+    )
+    return Gaussians.of(mean, cov)

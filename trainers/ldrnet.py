@@ -26,9 +26,9 @@ from trainers.gaussians import CovType, Gaussians, GroupSums, Target, fit
 from trainers.image_config import NONE, ImageStage1, ImageTrainerConfig
 from trainers.image_trainer import ImageTrainer, Network, fix_batch_norm, frozen, fused
 from trainers.label_decoder import GroupWiseLinear, LabelDecoder, PooledFeatures, check_width
-from trainers.losses import GceForm, bce, gce, reweight
 from trainers.sampling import reverse_probabilities
 from trainers.seeding import seeded
+from trainers.sigmoid_losses import GceForm, bce, gce, reweight
 
 
 class LDRNetStage1(ImageStage1):
@@ -120,7 +120,7 @@ class LDRNetStage2(Stage2Config):
     e_step_weight: float = Field(1.0, ge=0, le=1)
     """w in the E-step's loss w * GCE + (1 - w) * BCE; 1 = paper. A mixture, because Adam undoes a mere factor."""
     gce_form: GceForm = "valid"
-    """The E-step's loss, see `trainers.losses.gce`; as printed (Eq 16) it is NaN for positives [R]."""
+    """The E-step's loss, see `trainers.sigmoid_losses.gce`; as printed (Eq 16) it is NaN for positives [R]."""
     q: float = Field(0.8, gt=0, le=1)
     """Exponent of the generalised cross-entropy (paper 3.4, Fig 3b): towards 0 it is BCE, 1 is the absolute error."""
     weight_decay: float = Field(1e-5, ge=0, le=1)
@@ -265,9 +265,7 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
         return super().from_model(config, replace(inputs, resources=tokens), model)
 
     def _adam(self, parameters: Iterator[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(
-            parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, **fused(self.device)
-        )
+        return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, **fused(self.device))
 
     def _m_step(self, step: int) -> float:
         """Trains the head on R virtual images (Eq 12-14) with BCE; returns the mean loss."""

@@ -23,3 +23,26 @@ def reverse_probabilities(counts: Tensor, alpha: float, mean_positives: float = 
     share = ((rarest + EPS) / (counts + EPS)) ** alpha * (counts > 0)
     p = share / share.sum().clamp(min=torch.finfo(torch.float64).tiny)
     return torch.minimum(p * mean_positives, p.clamp(min=0.5))
+
+
+def class_balanced_order(labels: Tensor, n: int, exponent: float, generator: torch.Generator) -> Tensor:
+    """`n` image indices, drawn with replacement so that rare classes come as often as frequent ones; int64 on CPU.
+
+    One label per image, (N,): image i has probability ~ n_{y_i}^-exponent, so 0 is plain sampling, 1 class-balanced.
+    Several labels, (N, C): a class is drawn with probability ~ n_c^(1 - exponent), then one of its images; images
+    without any label are never drawn. `generator` is a CPU one.
+    """
+    labels = labels.cpu()
+    if labels.dim() == 1:
+        counts = torch.bincount(labels).to(torch.float64)
+        return torch.multinomial(counts[labels] ** -exponent, n, replacement=True, generator=generator)
+    counts = labels.to(torch.float64).sum(0)
+    chance = torch.where(counts > 0, counts.clamp(min=1) ** (1 - exponent), 0.0)
+    classes = torch.multinomial(chance, n, replacement=True, generator=generator)
+    picks = torch.rand(n, generator=generator, dtype=torch.float64)
+    members = [(column > 0.5).nonzero().squeeze(1) for column in labels.unbind(1)]
+    order = torch.empty(n, dtype=torch.int64)
+    for label in torch.unique(classes).tolist():
+        own = classes == label
+        order[own] = members[label][(picks[own] * len(members[label])).long()]
+    return order

@@ -30,6 +30,16 @@ TINY: dict[str, dict[str, Any]] = {
             "e_step_images": 20,
         },
     },
+    "lmd": {
+        "stage1": {
+            "epochs": 4, "images_per_epoch": 30, "backbone": "conv4", "weights": "none", "lr": 1e-2, "batch_size": 8,
+            "consistency_start": 0.25,
+        },
+        "stage2": {
+            "rounds": 4, "virtual_size": 50, "m_batch_size": 32, "classifier_lr": 1e-2, "e_batch_size": 8,
+            "backbone_lr": 1e-4, "e_step_images": 20,
+        },
+    },
 }  # fmt: skip
 """A config of each built-in trainer that runs in a moment."""
 

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy.spatial.distance import mahalanobis
 
 from trainers.gaussians import (
     ABSOLUTE_JITTER,
@@ -11,6 +12,7 @@ from trainers.gaussians import (
     Gaussians,
     GroupSums,
     cholesky,
+    covariances,
     fit,
     moments,
 )
@@ -240,3 +242,38 @@ def test_sums_survive_their_state(features: Array, labels: Array) -> None:
     assert back.dim == D
     assert torch.equal(back.count.sum(1), torch.full((C,), float(N), dtype=torch.float64))
     assert torch.equal(back.outer, state["outer"])
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_mahalanobis_distances_are_those_of_scipy_and_have_its_gradient(diagonal: bool) -> None:
+    rng = np.random.default_rng(0)
+    mean = rng.normal(size=(1, 3, 4))
+    root = rng.normal(size=(3, 4, 4))
+    cov = root @ root.transpose(0, 2, 1) + 0.5 * np.eye(4)
+    if diagonal:
+        cov = np.stack([np.diag(np.diag(matrix)) for matrix in cov])
+    given = np.stack([np.diag(matrix) for matrix in cov]) if diagonal else cov
+    z = torch.tensor(rng.normal(size=(5, 4)), dtype=torch.float32, requires_grad=True)
+    found = Gaussians.of(torch.tensor(mean), torch.tensor(given)[None]).mahalanobis(z)
+    assert found.shape == (1, 3, 5)
+    for k, b in np.ndindex(3, 5):
+        away = mahalanobis(z[b].detach().numpy(), mean[0, k], np.linalg.inv(cov[k])) ** 2
+        assert found[0, k, b].item() == pytest.approx(away, rel=1e-4)
+    found[0, 1].sum().backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    expected = 2 * (z.detach().numpy() - mean[0, 1]) @ np.linalg.inv(cov[1])
+    np.testing.assert_allclose(z.grad.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_ridge_is_added_after_shrinkage_and_rare_classes_take_the_pooled_covariance() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(40, 3)) * [1, 2, 3]
+    classes = np.array([0] * 30 + [1] * 7 + [2] * 3)
+    sums = GroupSums(1, 3, 3, diagonal=False)
+    sums.add_multi_class(torch.tensor(x), torch.tensor(classes))
+    _, cov = covariances(sums, cov_type="full", shrinkage=0.25, towards="identity", ridge=0.5, min_count=5)
+    scatters = [(n - 1) * np.cov(x[classes == k].T) for k, n in ((0, 30), (1, 7), (2, 3))]
+    pooled = sum(scatters) / (40 - 3)
+    for k, own in enumerate((scatters[0] / 29, scatters[1] / 6, pooled)):
+        expected = 0.75 * own + 0.25 * np.trace(own) / 3 * np.eye(3) + 0.5 * np.eye(3)
+        np.testing.assert_allclose(cov[0, k].numpy(), expected, rtol=1e-10)

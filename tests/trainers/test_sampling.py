@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.sampling import reverse_probabilities
+from trainers.sampling import class_balanced_order, reverse_probabilities
 
 # Training counts of NIH ChestX-ray14, LDRNet Table 2.
 NIH = {
@@ -53,3 +53,24 @@ def test_labels_without_positives_are_never_drawn() -> None:
     assert p[1] == 0
     np.testing.assert_allclose(p[[0, 2]], reverse_probabilities(torch.tensor([10, 5]), 0.9))
     assert reverse_probabilities(torch.zeros(3), 0.9).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("exponent", "expected"), [(0.0, [0.7, 0.2, 0.1]), (1.0, [1 / 3] * 3), (0.5, None)])
+def test_one_label_images_are_drawn_by_a_power_of_their_class_size(
+    exponent: float, expected: list[float] | None
+) -> None:
+    counts = np.array([70, 20, 10])
+    labels = torch.tensor(np.repeat(np.arange(3), counts))
+    order = class_balanced_order(labels, 60_000, exponent, torch.Generator().manual_seed(0))
+    share = counts ** (1 - exponent) / (counts ** (1 - exponent)).sum() if expected is None else np.array(expected)
+    drawn = torch.bincount(labels[order]).numpy() / 60_000
+    np.testing.assert_allclose(drawn, share, atol=0.01)
+    within = torch.bincount(order, minlength=100)[:70].numpy()
+    np.testing.assert_allclose(within / within.sum(), 1 / 70, atol=0.004)
+
+
+def test_several_label_images_are_drawn_by_class_then_among_its_images() -> None:
+    labels = torch.tensor([[1.0, 0], [1, 0], [1, 1], [1, 0], [0, 0]])
+    order = class_balanced_order(labels, 40_000, 1.0, torch.Generator().manual_seed(0))
+    drawn = torch.bincount(order, minlength=5).numpy() / 40_000
+    np.testing.assert_allclose(drawn, [1 / 8, 1 / 8, 1 / 8 + 1 / 2, 1 / 8, 0], atol=0.01)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.losses import bce, gce, reweight
+from trainers.sigmoid_losses import bce, gce, reweight
 
 Array = npt.NDArray[np.float64]
 LOGITS = torch.tensor([[-6.0, -1.0, 0.0, 0.3], [2.0, 7.0, -0.5, 1.5]])

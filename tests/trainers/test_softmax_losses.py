@@ -1,0 +1,133 @@
+"""Each loss against NumPy written from its equation, and its gradient against finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import log_loss
+from torch import Tensor
+
+from trainers.softmax_losses import (
+    class_balanced_weights,
+    cross_entropy,
+    focal,
+    ldam,
+    ldam_margins,
+    log_prior,
+    logit_adjusted,
+    softmax_gce,
+)
+
+COUNTS = torch.tensor([500, 60, 20, 3])
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(0, 2, (6, 4))
+Y = np.array([0, 1, 2, 3, 1, 0])
+ROWS = np.arange(6)
+WEIGHTS = np.array([0.2, 1.0, 1.3, 1.5])
+
+Array = npt.NDArray[np.float64]
+
+
+def numpy_gce(z: Array, q: float) -> float:
+    return float(np.mean((1 - softmax(z, 1)[ROWS, Y] ** q) / q))
+
+
+def numpy_focal(z: Array, gamma: float) -> float:
+    p = softmax(z, 1)[ROWS, Y]
+    return float(np.mean(-((1 - p) ** gamma) * np.log(p)))
+
+
+def numpy_adjusted(z: Array, tau: float) -> float:
+    prior = COUNTS.numpy() / COUNTS.sum().item()
+    return float(-np.mean(log_softmax(z + tau * np.log(prior), 1)[ROWS, Y]))
+
+
+def numpy_ldam(z: Array, s: float) -> float:
+    raw = COUNTS.numpy() ** -0.25
+    z = z.copy()
+    z[ROWS, Y] -= (raw * 0.5 / raw.max())[Y]
+    return float(-np.mean(log_softmax(s * z, 1)[ROWS, Y]))
+
+
+def numpy_weighted(z: Array) -> float:
+    return float(np.sum(WEIGHTS[Y] * -log_softmax(z, 1)[ROWS, Y]) / WEIGHTS[Y].sum())
+
+
+CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Array], float]]] = {
+    "ce": (cross_entropy, lambda z: log_loss(Y, softmax(z, 1), labels=range(4))),
+    "ce weighted": (lambda z, y: cross_entropy(z, y, torch.tensor(WEIGHTS).float()), numpy_weighted),
+    "gce 0.8": (lambda z, y: softmax_gce(z, y, 0.8), lambda z: numpy_gce(z, 0.8)),
+    "gce 1": (lambda z, y: softmax_gce(z, y, 1.0), lambda z: float(np.mean(1 - softmax(z, 1)[ROWS, Y]))),
+    "focal 2": (lambda z, y: focal(z, y, 2.0), lambda z: numpy_focal(z, 2.0)),
+    "focal 0 is ce": (lambda z, y: focal(z, y, 0.0), lambda z: log_loss(Y, softmax(z, 1), labels=range(4))),
+    "adjusted": (lambda z, y: logit_adjusted(z, y, COUNTS, 1.0), lambda z: numpy_adjusted(z, 1.0)),
+    "adjusted 0.5": (lambda z, y: logit_adjusted(z, y, COUNTS, 0.5), lambda z: numpy_adjusted(z, 0.5)),
+    "ldam": (lambda z, y: ldam(z, y, ldam_margins(COUNTS, 0.5), 3.0), lambda z: numpy_ldam(z, 3.0)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient_are_those_of_the_equation(name: str) -> None:
+    loss, reference = CASES[name]
+    z = torch.tensor(LOGITS, dtype=torch.float32, requires_grad=True)
+    value = loss(z, torch.tensor(Y))
+    assert value.item() == pytest.approx(reference(LOGITS), rel=1e-5)
+    value.backward()  # type: ignore[no-untyped-call]
+    step = 1e-5
+    numeric = np.zeros_like(LOGITS)
+    for place in np.ndindex(*LOGITS.shape):
+        moved = LOGITS.copy()
+        moved[place] += step
+        up = reference(moved)
+        moved[place] -= 2 * step
+        numeric[place] = (up - reference(moved)) / (2 * step)
+    assert z.grad is not None
+    np.testing.assert_allclose(z.grad.numpy(), numeric, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_extreme_logits_stay_finite(name: str) -> None:
+    loss, _ = CASES[name]
+    z = torch.tensor([[80.0, -80.0, 0.0, 1.0], [-80.0, 80.0, 3.0, 0.0]], requires_grad=True)
+    value = loss(z, torch.tensor([0, 0]))
+    value.backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert value.isfinite() and z.grad.isfinite().all()
+
+
+def test_balanced_softmax_is_logit_adjustment_by_log_counts() -> None:
+    z = torch.tensor(LOGITS).float()
+    balanced = torch.nn.functional.cross_entropy(z + COUNTS.float().log(), torch.tensor(Y))
+    torch.testing.assert_close(logit_adjusted(z, torch.tensor(Y), COUNTS, 1.0), balanced)
+
+
+def test_class_balanced_weights_follow_the_effective_number_and_sum_to_the_classes() -> None:
+    beta = 0.99
+    effective = (1 - beta ** COUNTS.numpy().astype(float)) / (1 - beta)
+    expected = 1 / effective / (1 / effective).sum() * 4
+    np.testing.assert_allclose(class_balanced_weights(COUNTS, beta).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(class_balanced_weights(COUNTS, 0.0).numpy(), np.ones(4))
+
+
+def test_margins_fall_with_the_fourth_root_and_the_rarest_class_has_the_largest() -> None:
+    margins = ldam_margins(COUNTS, 0.5).numpy()
+    assert margins.max() == margins[3] == pytest.approx(0.5)
+    assert margins[0] / margins[3] == pytest.approx((3 / 500) ** 0.25)
+
+
+def test_a_class_without_images_leaves_priors_weights_and_margins_finite() -> None:
+    counts = torch.tensor([5, 0])
+    for found in (log_prior(counts), class_balanced_weights(counts, 0.999), ldam_margins(counts, 0.5)):
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("call", [lambda: softmax_gce(torch.zeros(1, 2), torch.tensor([0]), 0.0),
+                                  lambda: class_balanced_weights(COUNTS, 1.0)])  # fmt: skip
+def test_values_outside_their_range_are_refused(call: Callable[[], Tensor]) -> None:
+    with pytest.raises(ValueError, match="need"):
+        call()

@@ -1,0 +1,18 @@
+"""A teacher that follows its student as an exponential moving average."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def ema_decay(updates: int, limit: float) -> float:
+    """a = min(1 - 1 / (t + 1), limit) after t earlier updates: a plain average at first, so the start is forgotten."""
+    return min(1 - 1 / (updates + 1), limit)
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """theta' <- decay * theta' + (1 - decay) * theta for all parameters; buffers stay the teacher's own."""
+    for follower, leader in zip(teacher.parameters(), student.parameters(), strict=True):
+        follower.lerp_(leader, 1 - decay)

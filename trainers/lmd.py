@@ -1,0 +1,433 @@
+"""LMD: relation-aware representations, then iterative classifier calibration, for one label per image.
+
+Pan et al., "Long-tailed Medical Diagnosis", Comput. Biol. Med. 188:109772 (arXiv 2502.03238), and its predecessor
+MRC-VFC (MICCAI 2023). Stage 1 trains a student on strongly augmented images and keeps its probabilities, its sample
+relations and its channel relations near those of an EMA teacher on weakly augmented ones. Stage 2 starts a new linear
+classifier and alternates:
+
+- virtual features compensation and M-step: the classifier learns from R features per class, drawn from the class's
+  Gaussian, the encoder is frozen;
+- E-step: the encoder learns from real images through the frozen classifier, and is drawn to its own class's Gaussian.
+
+Where the released code departs from the papers, a field has the values `paper` and `released`. What both leave open
+is marked [R]: our recommendation.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from trainers.augment import centre_crop
+from trainers.base import Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights
+from trainers.batches import Indices
+from trainers.compensation import FdcMode, FdcSign, fdc
+from trainers.ema import ema_decay, ema_update
+from trainers.gaussians import Gaussians, GroupSums, covariances
+from trainers.image_config import ImageStage1, ImageTrainerConfig
+from trainers.image_trainer import ImageTrainer, Network, fix_batch_norm, frozen, fused
+from trainers.pooled import PooledNetwork
+from trainers.relation import channel_relation, probability_consistency, sample_relation
+from trainers.sampling import class_balanced_order
+from trainers.seeding import generator, seeded
+from trainers.softmax_losses import cross_entropy, softmax_gce
+from trainers.state import clone
+from trainers.views import Flips, strong_view, weak_view
+from trainers.virtual import balanced_virtual_batches
+
+EPSILON = 1e-9
+"""Keeps a product of a fraction and a whole number from falling just below the whole number that is meant."""
+
+
+class LMDStage1(ImageStage1):
+    """Relation-aware representation learning. Defaults are the paper's values, or [R].
+
+    The strong and the weak view replace `augmentation` and the fields after it.
+    """
+
+    epochs: int = Field(100, ge=1, le=10_000)
+    """Length of stage 1 in passes over the training images (paper 100), or over `images_per_epoch` of them."""
+    batch_size: int = Field(128, ge=2, le=65_536)
+    """Images in a batch (paper 128); the Gram losses grow with it."""
+    crop: float = Field(1.0, gt=0, le=1)
+    """Side of the centre crop as a fraction of the image's, in both views and in evaluation (paper: none)."""
+    lr: float = Field(0.01, gt=0, le=10)
+    """SGD's learning rate, constant (paper)."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD's momentum (released code)."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """SGD's L2 penalty (released code: none)."""
+    use_mrc: bool = True
+    """Consistency with the teacher; off: cross-entropy on the strong view only (ablation)."""
+    consistency_start: float = Field(0.21, ge=0, lt=1)
+    """Fraction of stage 1 after which the consistency terms are on (paper: epoch 21 of 100, without a ramp)."""
+    classification_weight: float = Field(1.0, gt=0, le=1000)
+    """Weight of the cross-entropy."""
+    probability_weight: float = Field(5.0, ge=0, le=10_000)
+    """lambda_3: weight of the probability consistency (paper 5)."""
+    sample_weight: float = Field(10.0, ge=0, le=10_000)
+    """lambda_1: weight of the sample-relation consistency (paper 10)."""
+    channel_weight: float = Field(10.0, ge=0, le=10_000)
+    """lambda_2: weight of the channel-relation consistency (paper 10)."""
+    gram_form: Literal["paper", "released"] = "released"
+    """Gram matrices as printed, or with rows of unit length as in the code. The paper's weights fit the latter only:
+    the printed norm is about a thousand times larger."""
+    ce_view: Literal["paper", "released"] = "released"
+    """View of the cross-entropy: `paper` weak (its text), `released` strong (the code and the paper's figure)."""
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Largest decay of the teacher's average (released code). The teacher's batch norms use batch statistics."""
+    flips: Flips = "both"
+    """Random flips of both views (paper: both). `none` where left, right, top and bottom mean something."""
+    strength: float = Field(1.0, ge=0, le=2)
+    """Factor on the chances of the strong view's transforms [R], see `trainers.views`."""
+
+    @property
+    def consistency_from(self) -> int:
+        """First epoch (from 0) with consistency terms; `epochs` or more where there are none."""
+        return math.floor(self.consistency_start * self.epochs + EPSILON) if self.use_mrc else self.epochs
+
+
+class LMDStage2(Stage2Config):
+    """Iterative classifier calibration. Defaults are the paper's values, or [R]."""
+
+    rounds: int = Field(200, ge=1, le=10_000)
+    """Rounds of statistics, M-step and E-step (released code 200; MRC-VFC 500)."""
+    use_vfc: bool = True
+    """Virtual features; off: the M-step resamples real features class-balanced (ablation)."""
+    virtual_size: int = Field(50_000, ge=1, le=10_000_000)
+    """R, virtual features per class and round, drawn anew in each."""
+    cov_type: Literal["full", "diag"] = "full"
+    """Class covariances, or variances only."""
+    cov_eps: float = Field(0.01, ge=0, le=100)
+    """Added to the diagonal of each covariance (released code 0.01, MRC-VFC 0)."""
+    shrinkage: float = Field(0.0, ge=0, le=1)
+    """g in (1 - g) S + g tr(S) / D * I [R, 0 = paper]."""
+    min_cov_samples: int = Field(2, ge=2, le=1_000_000)
+    """Classes of fewer images take the classes' pooled covariance [R: an own covariance needs 2]."""
+    statistics: Literal["paper", "released"] = "paper"
+    """Class statistics from every training image once, or from an inverse-frequency sampler with replacement."""
+    distribution_decay: float = Field(0.999, ge=0, lt=1)
+    """Largest decay of the running Gaussians that the compensation measures by; 0.99 and more are a plain average."""
+    classifier_lr: float = Field(1e-5, gt=0, le=10)
+    """SGD's learning rate of the classifier (paper, with its many steps)."""
+    m_batch_size: int = Field(352, ge=1, le=65_536)
+    """Virtual features in a batch (released code 352, MRC-VFC 256)."""
+    update_encoder: bool = True
+    """E-step on or off; off is plain virtual features compensation (ablation)."""
+    backbone_lr: float = Field(1e-6, gt=0, le=1)
+    """SGD's learning rate of the encoder in the E-step (paper)."""
+    e_batch_size: int = Field(128, ge=2, le=65_536)
+    """Real images in an E-step batch."""
+    e_step_images: int | None = Field(None, ge=1)
+    """Real images in one E-step; None: all training images (paper)."""
+    balanced_e: bool = False
+    """E-step images class-balanced with replacement, instead of each once."""
+    bn_mode_e: Literal["eval", "train"] = "eval"
+    """Batch norms in the E-step keep their statistics, or move them [R eval]."""
+    label_loss: Literal["ce", "gce"] = "ce"
+    """The E-step's loss on labels: cross-entropy (LMD) or generalised cross-entropy (MRC-VFC)."""
+    q: float = Field(0.8, gt=0, le=1)
+    """Exponent of the generalised cross-entropy (MRC-VFC 0.8; its code 0.7)."""
+    label_gradient: Literal["paper", "released"] = "paper"
+    """`paper`: the loss on labels trains the encoder through the frozen classifier; `released`: its gradient does not
+    reach the encoder, only the compensation's does."""
+    use_fdc: bool = True
+    """Feature distribution compensation in the E-step (ablation)."""
+    fdc_weight: float = Field(1e-4, ge=0, le=1000)
+    """lambda_e (released code; the paper tunes 1e-5 to 1e-3)."""
+    fdc_mode: FdcMode = "linear"
+    """`linear` is the paper's and unbounded below; `hinge` and `softmax` are bounded [R], see
+    `trainers.compensation`."""
+    fdc_sign: FdcSign = "paper"
+    """`released` pushes features away from their own class, as the published code does."""
+    fdc_per_dimension: bool = False
+    """Distances divided by the width D, which makes `fdc_weight` independent of it [R, off = paper]."""
+    fdc_margin: float = Field(1.0, ge=0, le=1e6)
+    """Margin of the hinge, in the distances' unit [R]."""
+    fdc_temperature: float = Field(1.0, gt=0, le=1e6)
+    """T in the softmax over -M / (2 T) [R]."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD's momentum in both steps (released code)."""
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    """SGD's L2 penalty in both steps (released code)."""
+    start_from: Literal["student", "teacher"] = "student"
+    """Which network of stage 1 goes on: the last student (released code), or its average."""
+
+    @model_validator(mode="after")
+    def _encoder_has_a_gradient(self) -> LMDStage2:
+        if self.update_encoder and self.label_gradient == "released" and not self.use_fdc:
+            raise ValueError(
+                "label_gradient released without use_fdc gives the encoder no gradient; set update_encoder off, or one "
+                "of the two otherwise"
+            )
+        return self
+
+
+class LMDConfig(ImageTrainerConfig):
+    """All of LMD's parameters."""
+
+    stage1: LMDStage1 = Field(default_factory=LMDStage1)
+    stage2: LMDStage2 = Field(default_factory=LMDStage2)
+
+    @model_validator(mode="after")
+    def _teacher_exists(self) -> LMDConfig:
+        if self.stage2.start_from == "teacher" and not self.stage1.use_mrc:
+            raise ValueError("stage2.start_from teacher needs stage1.use_mrc, which makes the teacher")
+        return self
+
+    def losses_active_from(self) -> dict[int, int]:
+        """Stage 1 is whole once its first epoch with consistency terms has run."""
+        return {1: self.stage1.consistency_from if self.stage1.use_mrc else 0, 2: 0}
+
+
+class LMDTrainer(ImageTrainer[LMDConfig]):
+    """Trains LMD, see the module's docstring."""
+
+    name: ClassVar[str] = "lmd"
+    config_type: ClassVar[type[TrainerConfig]] = LMDConfig
+    tasks: ClassVar[frozenset[Task]] = frozenset({Task.MULTI_CLASS})
+    code_version: ClassVar[int] = 1
+
+    def __init__(self, config: LMDConfig, inputs: TrainerInputs) -> None:
+        super().__init__(config, inputs)
+        self.present = self.counts > 0
+        self.teacher = _follower(self.model) if config.stage1.use_mrc else None
+        self._updates = 0
+        self._rounds_measured = 0
+        self._running: tuple[Tensor, Tensor] | None = None
+        self._features: Tensor | None = None
+
+    def build_network(self, resources: dict[str, Weights]) -> PooledNetwork:
+        """Backbone, global average pooling and stage 1's throw-away linear classifier."""
+        return PooledNetwork(self.config.stage1.backbone, resources.get("backbone"), self._classifier)
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One SGD in stage 1; in stage 2 one for the M-step and, where the encoder is updated, one for the E-step."""
+        one, two = self.config.stage1, self.config.stage2
+        if self.stage == 1:
+            return {"stage1": self._sgd(list(self.model.parameters()), one.lr, one.momentum, one.weight_decay)}
+        found = {
+            "m_step": self._sgd(list(self.model.head.parameters()), two.classifier_lr, two.momentum, two.weight_decay)
+        }
+        if two.update_encoder:
+            encoder = list(self.model.encoder_parameters())
+            found["e_step"] = self._sgd(encoder, two.backbone_lr, two.momentum, two.weight_decay)
+        return found
+
+    def stage1_step(self, step: int) -> dict[str, float]:
+        """An epoch: cross-entropy and, from `consistency_start` on, consistency with the teacher; logs `loss`."""
+        cfg = self.config.stage1
+        self.model.train()
+        draws = self.draws(1, step, "views")
+        consistent = step >= cfg.consistency_from
+
+        def loss(index: Tensor, raw: Tensor) -> Tensor:
+            strong, weak = self._views(raw, draws)
+            features = self.forward(strong)
+            logits = self.model.head(features)
+            seen = logits if cfg.ce_view == "released" else self.model.head(self.forward(weak))
+            total = cfg.classification_weight * cross_entropy(seen, self.labels[index])
+            return total + self._consistency(features, logits, weak) if consistent else total
+
+        mean = self.train_on_images(
+            1,
+            step,
+            order=self.step_order(1, step, cfg.images_per_epoch),
+            batch_size=cfg.batch_size,
+            loss_of=loss,
+            optimizer=self.optimizers["stage1"],
+            after_batch=self._follow,
+        )
+        return {"loss": mean}
+
+    def begin_stage2(self) -> None:
+        """A new linear classifier on the student's encoder, or the teacher's."""
+        if self.config.stage2.start_from == "teacher" and self.teacher is not None:
+            self.model.load_state_dict(self.teacher.state_dict())
+            self._sums = None
+        self.stage = 2
+        self.teacher = None
+        with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
+            self.model.head.load_state_dict(self._classifier(self.model.dim).state_dict())
+        self.optimizers = self.build_optimizers()
+
+    def stage2_step(self, step: int) -> dict[str, float]:
+        """A round: statistics, M-step, E-step; logs `m_loss` and, where there is an E-step, `e_loss`."""
+        cfg = self.config.stage2
+        mean, cov = covariances(
+            self._statistics(step),
+            cov_type=cfg.cov_type,
+            shrinkage=cfg.shrinkage,
+            towards="identity",
+            ridge=cfg.cov_eps,
+            min_count=cfg.min_cov_samples,
+        )
+        if cfg.update_encoder and cfg.use_fdc:
+            self._average(mean, cov)
+        losses = {"m_loss": self._m_step(step, Gaussians.of(mean, cov))}
+        if cfg.update_encoder:
+            losses["e_loss"] = self._e_step(step)
+        return losses
+
+    def own_state(self) -> State:
+        """The teacher, and the running Gaussians."""
+        return {
+            "teacher": None if self.teacher is None else clone(self.teacher.state_dict()),
+            "updates": self._updates,
+            "rounds_measured": self._rounds_measured,
+            "running": None if self._running is None else clone(list(self._running)),
+        }
+
+    def load_own_state(self, state: State) -> None:
+        """Takes back what `own_state` gave."""
+        self._updates, self._rounds_measured = state["updates"], state["rounds_measured"]
+        self.teacher = None
+        if state["teacher"] is not None:
+            self.teacher = _follower(self.model)
+            self.teacher.load_state_dict(state["teacher"])
+        running = state["running"]
+        self._running = None if running is None else (running[0].to(self.device), running[1].to(self.device))
+        self._features = None
+
+    def _classifier(self, dim: int) -> nn.Module:
+        return nn.Linear(dim, self.inputs.n_classes)
+
+    def _sgd(
+        self, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
+    ) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, **fused(self.device))
+
+    def _follow(self) -> None:
+        """The teacher's update after a batch."""
+        if self.teacher is not None:
+            ema_update(self.teacher, self.model, ema_decay(self._updates, self.config.stage1.ema_decay))
+        self._updates += 1
+
+    def _views(self, raw: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        cfg = self.config.stage1
+        images = centre_crop(raw, cfg.crop)
+        return strong_view(images, cfg.flips, cfg.strength, draws), weak_view(images, cfg.flips, draws)
+
+    def _consistency(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
+        """lambda_3 L_prob + lambda_1 L_batch + lambda_2 L_channel against the teacher on the weak view."""
+        cfg = self.config.stage1
+        assert self.teacher is not None
+        self.teacher.train()
+        with torch.no_grad():
+            reference = self.forward(weak, self.teacher)
+            reference_logits = self.teacher.head(reference)
+        normalised = cfg.gram_form == "released"
+        return (
+            cfg.probability_weight * probability_consistency(logits, reference_logits)
+            + cfg.sample_weight * sample_relation(features, reference, normalised=normalised)
+            + cfg.channel_weight * channel_relation(features, reference, normalised=normalised)
+        )
+
+    def _statistics(self, step: int) -> GroupSums:
+        cfg = self.config.stage2
+        if cfg.statistics == "paper":
+            return self.current_sums(cfg.cov_type)
+        draws = generator("cpu", self.inputs.seed, 2, step, "statistics")
+        order = class_balanced_order(self.labels, len(self.labels), 1.0, draws).to(self.device)
+        diagonal = cfg.cov_type == "diag"
+        sums = GroupSums(1, self.inputs.n_classes, self.model.dim, diagonal=diagonal, device=self.device)
+        sums.add_multi_class(self._real_features()[order], self.labels[order])
+        return sums
+
+    def _real_features(self) -> Tensor:
+        """Features (N, D) of all training images, on the device; kept until the encoder changes."""
+        if self._features is None:
+            self._features = torch.cat([features for _, features in self.extract(self.inputs.images)])
+        return self._features
+
+    def _resampled(self, step: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`total` real features, class-balanced with replacement, in batches: the M-step without virtual ones."""
+        draws = generator("cpu", self.inputs.seed, 2, step, "resampling")
+        order = class_balanced_order(self.labels, total, 1.0, draws).to(self.device)
+        for index in torch.split(order, self.config.stage2.m_batch_size):
+            yield self._real_features()[index], self.labels[index]
+
+    def _e_order(self, step: int) -> Indices:
+        cfg = self.config.stage2
+        if not cfg.balanced_e:
+            return self.step_order(2, step, cfg.e_step_images)
+        draws = generator("cpu", self.inputs.seed, 2, step, "order")
+        return class_balanced_order(self.labels, cfg.e_step_images or len(self.labels), 1.0, draws).numpy()
+
+    def _fdc(self, gaussians: Gaussians, features: Tensor, targets: Tensor) -> Tensor:
+        cfg = self.config.stage2
+        distances = gaussians.mahalanobis(features)[0].mT
+        return fdc(
+            distances / self.model.dim if cfg.fdc_per_dimension else distances,
+            targets,
+            self.present,
+            mode=cfg.fdc_mode,
+            sign=cfg.fdc_sign,
+            margin=cfg.fdc_margin,
+            temperature=cfg.fdc_temperature,
+        )
+
+    def _average(self, mean: Tensor, cov: Tensor) -> None:
+        """Moves the running Gaussians by this round's: a plain average until `distribution_decay` binds."""
+        decay = ema_decay(self._rounds_measured, self.config.stage2.distribution_decay)
+        self._rounds_measured += 1
+        if self._running is None:
+            self._running = (mean, cov)
+            return
+        self._running = (torch.lerp(mean, self._running[0], decay), torch.lerp(cov, self._running[1], decay))
+
+    def _m_step(self, step: int, gaussians: Gaussians) -> float:
+        """Trains the classifier on R features per class that has images; returns the mean loss."""
+        cfg = self.config.stage2
+        draws = self.draws(2, step, "virtual features")
+        classes = self.present.nonzero().squeeze(1)
+        if cfg.use_vfc:
+            drawn = balanced_virtual_batches(gaussians, classes, cfg.virtual_size, cfg.m_batch_size, draws)
+        else:
+            drawn = self._resampled(step, cfg.virtual_size * len(classes))
+        optimizer = self.optimizers["m_step"]
+        total, seen = torch.zeros((), device=self.device), 0
+        for features, targets in drawn:
+            loss = cross_entropy(self.model.head(features), targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.detach() * len(targets)
+            seen += len(targets)
+        return total.item() / seen
+
+    def _e_step(self, step: int) -> float:
+        """Trains the encoder on un-augmented images, the classifier frozen; returns the mean loss."""
+        cfg = self.config.stage2
+        self._features = None
+        self.model.train()
+        if cfg.bn_mode_e == "eval":
+            fix_batch_norm(self.model)
+        gaussians = Gaussians.of(*self._running) if self._running is not None else None
+
+        def loss(index: Tensor, raw: Tensor) -> Tensor:
+            features, targets = self.forward(self.evaluation_view(raw)), self.labels[index]
+            logits = self.model.head(features if cfg.label_gradient == "paper" else features.detach())
+            total = cross_entropy(logits, targets) if cfg.label_loss == "ce" else softmax_gce(logits, targets, cfg.q)
+            return total if gaussians is None else total + cfg.fdc_weight * self._fdc(gaussians, features, targets)
+
+        with frozen(self.model.head):
+            return self.train_on_images(
+                2,
+                step,
+                order=self._e_order(step),
+                batch_size=cfg.e_batch_size,
+                loss_of=loss,
+                optimizer=self.optimizers["e_step"],
+            )
+
+
+def _follower(network: Network) -> Network:
+    """A copy that is never trained by gradients: a teacher at the start."""
+    return copy.deepcopy(network).requires_grad_(False)

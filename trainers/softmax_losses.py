@@ -1,0 +1,72 @@
+"""Losses for one label per image, on logits, in float32 whatever autocast does.
+
+Every loss takes logits (B, K) and class indices (B,), and returns the mean over images unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """-log p_y; with class weights (K,) the weighted mean, sum_i w_y l_i / sum_i w_y.
+
+    `targets` may also be class probabilities (B, K), as MixUp makes them, without weights.
+    """
+    return F.cross_entropy(logits.float(), targets, weights)
+
+
+def softmax_gce(logits: Tensor, targets: Tensor, q: float) -> Tensor:
+    """Generalised cross-entropy (1 - p_y^q) / q (Zhang & Sabuncu, arXiv 1805.07836), 0 < q <= 1."""
+    if not 0 < q <= 1:
+        raise ValueError(f"q is {q}; generalised cross-entropy needs 0 < q <= 1")
+    log_p = F.log_softmax(logits.float(), 1).gather(1, targets[:, None])
+    return (-torch.expm1(q * log_p) / q).mean()
+
+
+def focal(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
+    """-(1 - p_y)^gamma log p_y (Lin et al., arXiv 1708.02002, without alpha)."""
+    log_p = F.log_softmax(logits.float(), 1).gather(1, targets[:, None])
+    # 1 - p as -expm1 keeps its digits, and a gradient, where p rounds to 1.
+    missed = -torch.expm1(log_p)
+    return -(missed.clamp(min=torch.finfo(torch.float32).tiny) ** gamma * log_p).mean()
+
+
+def logit_adjusted(logits: Tensor, targets: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
+    """Cross-entropy on z_k + tau log pi_k (Menon et al., arXiv 2007.07314); tau = 1 is the balanced softmax.
+
+    `counts` are training images per class (K,); a class without any takes no part.
+    """
+    return F.cross_entropy(logits.float() + tau * log_prior(counts), targets)
+
+
+def log_prior(counts: Tensor) -> Tensor:
+    """log(n_k / N), float32 (K,); a class without images counts as one image, which keeps it finite."""
+    counts = counts.to(torch.float64).clamp(min=1)
+    return (counts / counts.sum()).log().float()
+
+
+def ldam(cosines: Tensor, targets: Tensor, margins: Tensor, scale: float, weights: Tensor | None = None) -> Tensor:
+    """Label-distribution-aware margins (Cao et al., arXiv 1906.07413): cross-entropy on s (cos_k - 1[k = y] m_k).
+
+    `cosines` (B, K) must come from a head with normalised features and class weights: an ordinary head diverges at
+    s = 30. With class weights (K,), the weighted mean as in `cross_entropy`.
+    """
+    own = F.one_hot(targets, cosines.shape[1]).to(torch.float32)
+    return F.cross_entropy(scale * (cosines.float() - own * margins), targets, weights)
+
+
+def ldam_margins(counts: Tensor, largest: float) -> Tensor:
+    """m_k = c n_k^(-1/4), float32 (K,), with c such that the rarest class has the margin `largest`."""
+    raw = counts.to(torch.float64).clamp(min=1) ** -0.25
+    return (raw * (largest / raw.max())).float()
+
+
+def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
+    """(1 - beta) / (1 - beta^n_k), float32 (K,), normalised to sum K (Cui et al., arXiv 1901.05555)."""
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta is {beta}; effective numbers need 0 <= beta < 1")
+    raw = (1 - beta) / (1 - beta ** counts.to(torch.float64).clamp(min=1))
+    return (raw * (len(raw) / raw.sum())).float()
