@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -72,9 +72,10 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         with seeded(torch.device("cpu"), inputs.seed, "init"):
             network = self.build_network(loaded)
         self.model = self.place(network)
-        self.stage = 1
+        self.enter_stage(1)
         self.optimizers = self.build_optimizers()
         self._sums: GroupSums | None = None
+        self._features: Tensor | None = None
 
     @abstractmethod
     def build_network(self, resources: dict[str, Weights]) -> Network:
@@ -83,6 +84,10 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
     @abstractmethod
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Fresh optimisers, by name, of the stage that `self.stage` says."""
+
+    def enter_stage(self, stage: int) -> None:
+        """Makes the trainer one of this stage, before optimisers are built or a state is loaded."""
+        self.stage = stage
 
     def own_state(self) -> State:
         """Further entries of `state()`, all copies; none by default."""
@@ -124,19 +129,21 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
 
     def load_state(self, state: State) -> None:
         """Takes over a state given by `state()`; for one of stage 1, only the stage-1 config need be the same."""
-        self.stage = state["stage"]
+        self.enter_stage(state["stage"])
         self.model.load_state_dict(state["model"])
         self.optimizers = self.build_optimizers()
         for key, optimizer in self.optimizers.items():
             optimizer.load_state_dict(clone(state["optimizers"][key]))
         self._sums = GroupSums.from_state(state["sums"], self.device) if state["sums"] else None
+        self._features = None
         self.load_own_state(state)
 
     @classmethod
     def from_model(cls, config: ImageConfigT, inputs: TrainerInputs, model: State) -> Self:
-        """A trainer that predicts with exported weights."""
+        """A trainer that predicts with weights exported at the end of stage 2."""
         stage1 = config.stage1.model_copy(update={"weights": NONE})
         trainer = cls(config.model_copy(update={"stage1": stage1}), inputs)
+        trainer.enter_stage(2)
         trainer.model.load_state_dict(model)
         return trainer
 
@@ -160,7 +167,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
 
         `loss_of` gets a batch's indices (B,) and its raw images, uint8 (B, channels, S, S), both on the device.
         """
-        self._sums = None  # the encoder changes
+        self.encoder_changed()
         total = torch.zeros((), device=self.device)
         with seeded(self.device, self.inputs.seed, stage, step, "dropout"):
             for index, raw in batches.load(self.inputs.images, batches.split(order, batch_size), self.device):
@@ -171,6 +178,29 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
                 after_batch()
                 total += loss.detach() * len(index)
         return total.item() / len(order)
+
+    def train_on_features(
+        self,
+        drawn: Iterable[tuple[Tensor, Tensor]],
+        *,
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> float:
+        """One pass over batches of features (B, ..., D) and their targets; returns the mean loss over vectors.
+
+        `loss_of` gets the head's logits and the targets; the encoder is not touched.
+        """
+        total, seen = torch.zeros((), device=self.device), 0
+        for features, targets in drawn:
+            before_batch()
+            loss = loss_of(self.model.head(features), targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.detach() * len(targets)
+            seen += len(targets)
+        return total.item() / seen
 
     def step_order(self, stage: int, step: int, per_step: int | None) -> batches.Indices:
         """Indices of the training images of a step, see `batches.step_order`."""
@@ -203,6 +233,16 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         for index, raw in batches.load(images, batches.in_order(len(images), EVAL_BATCH), self.device):
             with torch.no_grad():
                 yield index, self.forward(self.evaluation_view(raw))
+
+    def encoder_changed(self) -> None:
+        """Forgets what was computed by the encoder as it was."""
+        self._sums = self._features = None
+
+    def training_features(self) -> Tensor:
+        """Features of all training images, on the device; kept until the encoder changes."""
+        if self._features is None:
+            self._features = torch.cat([features for _, features in self.extract(self.inputs.images)])
+        return self._features
 
     def current_sums(self, cov_type: CovType = "auto") -> GroupSums:
         """Class statistics of the current encoder; kept until it changes.

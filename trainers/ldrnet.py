@@ -229,7 +229,7 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
     def begin_stage2(self) -> None:
         """Replaces the optimiser by those of the M- and the E-step, and takes the first statistics."""
         cfg = self.config.stage2
-        self.stage = 2
+        self.enter_stage(2)
         if cfg.reconstruction and cfg.head_init == "reinit":
             with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
                 fresh = GroupWiseLinear(self.inputs.n_classes, self.model.dim)
@@ -269,27 +269,26 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
 
     def _m_step(self, step: int) -> float:
         """Trains the head on R virtual images (Eq 12-14) with BCE; returns the mean loss."""
+        positive_weights = reweight(self.counts, self.config.stage2.reweight_power)
+        return self.train_on_features(
+            self._virtual_images(step),
+            loss_of=lambda logits, y: bce(logits, y, 1 + y * (positive_weights - 1)),
+            optimizer=self.optimizers["m_step"],
+        )
+
+    def _virtual_images(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """R virtual images in batches: features (B, C, D) and labels (B, C)."""
         cfg = self.config.stage2
         gaussians = self._gaussians()
         alpha = cfg.alpha if cfg.sampling == "reverse" else 0.0
         p = reverse_probabilities(self.counts, alpha, cfg.mean_positives).float()
-        positive_weights = reweight(self.counts, cfg.reweight_power)
         label_draws = self.draws(2, step, "virtual labels")
         feature_draws = self.draws(2, step, "virtual features")
-        optimizer = self.optimizers["m_step"]
-        total = torch.zeros((), device=self.device)
         for start in range(0, cfg.virtual_images, cfg.m_batch_size):
             size = min(cfg.m_batch_size, cfg.virtual_images - start)
             # `<` where Eq 13 has `<=`: the same but for p = 0, which is then never drawn.
             present = torch.rand((size, len(p)), generator=label_draws, device=self.device) < p
-            x = gaussians.sample(present.long(), feature_draws)
-            y = present.float()
-            loss = bce(self.model.head(x), y, 1 + y * (positive_weights - 1))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += loss.detach() * size
-        return total.item() / cfg.virtual_images
+            yield gaussians.sample(present.long(), feature_draws), present.float()
 
     def _e_step(self, step: int) -> float:
         """Trains backbone and encoder on real images with the GCE, the head frozen; returns the mean loss."""

@@ -201,7 +201,6 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         self._updates = 0
         self._rounds_measured = 0
         self._running: tuple[Tensor, Tensor] | None = None
-        self._features: Tensor | None = None
 
     def build_network(self, resources: dict[str, Weights]) -> PooledNetwork:
         """Backbone, global average pooling and stage 1's throw-away linear classifier."""
@@ -250,8 +249,8 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         """A new linear classifier on the student's encoder, or the teacher's."""
         if self.config.stage2.start_from == "teacher" and self.teacher is not None:
             self.model.load_state_dict(self.teacher.state_dict())
-            self._sums = None
-        self.stage = 2
+            self.encoder_changed()
+        self.enter_stage(2)
         self.teacher = None
         with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
             self.model.head.load_state_dict(self._classifier(self.model.dim).state_dict())
@@ -293,7 +292,6 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             self.teacher.load_state_dict(state["teacher"])
         running = state["running"]
         self._running = None if running is None else (running[0].to(self.device), running[1].to(self.device))
-        self._features = None
 
     def _classifier(self, dim: int) -> nn.Module:
         return nn.Linear(dim, self.inputs.n_classes)
@@ -337,21 +335,15 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         order = class_balanced_order(self.labels, len(self.labels), 1.0, draws).to(self.device)
         diagonal = cfg.cov_type == "diag"
         sums = GroupSums(1, self.inputs.n_classes, self.model.dim, diagonal=diagonal, device=self.device)
-        sums.add_multi_class(self._real_features()[order], self.labels[order])
+        sums.add_multi_class(self.training_features()[order], self.labels[order])
         return sums
-
-    def _real_features(self) -> Tensor:
-        """Features (N, D) of all training images, on the device; kept until the encoder changes."""
-        if self._features is None:
-            self._features = torch.cat([features for _, features in self.extract(self.inputs.images)])
-        return self._features
 
     def _resampled(self, step: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
         """`total` real features, class-balanced with replacement, in batches: the M-step without virtual ones."""
         draws = generator("cpu", self.inputs.seed, 2, step, "resampling")
         order = class_balanced_order(self.labels, total, 1.0, draws).to(self.device)
         for index in torch.split(order, self.config.stage2.m_batch_size):
-            yield self._real_features()[index], self.labels[index]
+            yield self.training_features()[index], self.labels[index]
 
     def _e_order(self, step: int) -> Indices:
         cfg = self.config.stage2
@@ -391,21 +383,11 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             drawn = balanced_virtual_batches(gaussians, classes, cfg.virtual_size, cfg.m_batch_size, draws)
         else:
             drawn = self._resampled(step, cfg.virtual_size * len(classes))
-        optimizer = self.optimizers["m_step"]
-        total, seen = torch.zeros((), device=self.device), 0
-        for features, targets in drawn:
-            loss = cross_entropy(self.model.head(features), targets)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += loss.detach() * len(targets)
-            seen += len(targets)
-        return total.item() / seen
+        return self.train_on_features(drawn, loss_of=cross_entropy, optimizer=self.optimizers["m_step"])
 
     def _e_step(self, step: int) -> float:
         """Trains the encoder on un-augmented images, the classifier frozen; returns the mean loss."""
         cfg = self.config.stage2
-        self._features = None
         self.model.train()
         if cfg.bn_mode_e == "eval":
             fix_batch_norm(self.model)

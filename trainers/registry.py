@@ -12,7 +12,11 @@ from trainers.base import TwoStageTrainer
 ENTRY_POINT_GROUP = "lt_search.trainers"
 """A package that brings a trainer lists it here: `name = "module:Class"`."""
 
-BUILT_IN = {"ldrnet": "trainers.ldrnet:LDRNetTrainer", "lmd": "trainers.lmd:LMDTrainer"}
+BUILT_IN = {
+    "decoupled": "trainers.decoupled:DecoupledTrainer",
+    "ldrnet": "trainers.ldrnet:LDRNetTrainer",
+    "lmd": "trainers.lmd:LMDTrainer",
+}
 """The trainers of this package by name; imported when they are asked for."""
 
 

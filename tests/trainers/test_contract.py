@@ -20,6 +20,12 @@ from trainers.state import pack, unpack
 N, C, SIDE = 41, 4, 16
 
 TINY: dict[str, dict[str, Any]] = {
+    "decoupled": {
+        "stage1": {
+            "epochs": 4, "images_per_epoch": 30, "backbone": "conv4", "weights": "none", "lr": 1e-2, "batch_size": 8,
+        },
+        "stage2": {"rounds": 4, "method": "crt", "batch_size": 16},
+    },
     "ldrnet": {
         "stage1": {
             "epochs": 4, "images_per_epoch": 30, "backbone": "conv4", "weights": "none", "d_model": 16, "heads": 2,

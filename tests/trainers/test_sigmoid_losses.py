@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy.special import expit
 from torch import Tensor
 
-from trainers.sigmoid_losses import bce, gce, reweight
+from trainers.sigmoid_losses import asymmetric, bce, focal_bce, gce, positive_weights, reweight
 
 Array = npt.NDArray[np.float64]
 LOGITS = torch.tensor([[-6.0, -1.0, 0.0, 0.3], [2.0, 7.0, -0.5, 1.5]])
@@ -124,3 +127,72 @@ def test_reweighting_follows_the_power_and_has_mean_one() -> None:
     np.testing.assert_allclose(reweight(counts, 0.5), raw / raw.mean(), rtol=1e-6)
     assert reweight(counts, 0.0).tolist() == [1, 1, 1]
     assert torch.isfinite(reweight(torch.tensor([5.0, 0.0]), 2.0)).all()
+
+
+RNG = np.random.default_rng(7)
+Z, Y = RNG.normal(0, 2, (5, 3)), (RNG.random((5, 3)) < 0.4).astype(float)
+
+
+def numpy_asymmetric(z: npt.NDArray[np.float64], gamma_pos: float, gamma_neg: float, margin: float) -> float:
+    p = expit(z)
+    pm = np.maximum(p - margin, 0)
+    positive = (1 - p) ** gamma_pos * np.log(p)
+    negative = np.where(pm > 0, pm, 1e-30) ** gamma_neg * np.log(1 - pm)
+    return float(-np.mean(Y * positive + (1 - Y) * negative))
+
+
+def numpy_focal(z: npt.NDArray[np.float64], gamma: float, alpha: float | None) -> float:
+    p = np.where(Y > 0, expit(z), expit(-z))
+    weight = 1.0 if alpha is None else np.where(Y > 0, alpha, 1 - alpha)
+    return float(np.mean(-weight * (1 - p) ** gamma * np.log(p)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "reference"),
+    [
+        (lambda z, y: asymmetric(z, y, 1.0, 4.0, 0.05), lambda z: numpy_asymmetric(z, 1.0, 4.0, 0.05)),
+        (lambda z, y: asymmetric(z, y, 0.0, 2.0, 0.0), lambda z: numpy_asymmetric(z, 0.0, 2.0, 0.0)),
+        (lambda z, y: focal_bce(z, y, 2.0), lambda z: numpy_focal(z, 2.0, None)),
+        (lambda z, y: focal_bce(z, y, 1.5, 0.25), lambda z: numpy_focal(z, 1.5, 0.25)),
+    ],
+)
+def test_long_tail_losses_are_those_of_their_equations_with_their_gradients(
+    loss: Callable[[Tensor, Tensor], Tensor], reference: Callable[[npt.NDArray[np.float64]], float]
+) -> None:
+    z = torch.tensor(Z, dtype=torch.float32, requires_grad=True)
+    value = loss(z, torch.tensor(Y))
+    assert value.item() == pytest.approx(reference(Z), rel=1e-4)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    for place in np.ndindex(*Z.shape):
+        step = np.zeros_like(Z)
+        step[place] = 1e-5
+        slope = (reference(Z + step) - reference(Z - step)) / 2e-5
+        assert z.grad[place].item() == pytest.approx(slope, rel=1e-2, abs=1e-5)
+
+
+def test_asymmetric_loss_without_focus_and_margin_is_bce_by_the_mean() -> None:
+    z, y = torch.tensor(Z).float(), torch.tensor(Y).float()
+    torch.testing.assert_close(asymmetric(z, y, 0.0, 0.0, 0.0), bce(z, y))
+    torch.testing.assert_close(asymmetric(z.repeat(9, 1), y.repeat(9, 1), 1.0, 4.0, 0.05), asymmetric(z, y, 1, 4, 0.05))
+
+
+def test_long_tail_losses_stay_finite_for_extreme_logits() -> None:
+    for loss in (lambda z, y: asymmetric(z, y, 1, 4, 0.05), lambda z, y: asymmetric(z, y, 0, 2, 0), focal_two):
+        for target in (0.0, 1.0):
+            z = torch.tensor([[90.0, -90.0, 0.0]], requires_grad=True)
+            value = loss(z, torch.full((1, 3), target))
+            value.backward()
+            assert value.isfinite()
+            assert z.grad is not None and z.grad.isfinite().all()
+
+
+def focal_two(z: Tensor, y: Tensor) -> Tensor:
+    return focal_bce(z, y, 2.0)
+
+
+def test_positive_weights_are_a_power_of_the_odds_against() -> None:
+    counts = torch.tensor([50, 10, 1, 0])
+    expected = (np.array([50, 90, 99, 99]) / np.array([50, 10, 1, 1])) ** 0.5
+    np.testing.assert_allclose(positive_weights(counts, 100, 0.5).numpy(), expected, rtol=1e-6)
+    assert (positive_weights(counts, 100, 0.0) == 1).all()
