@@ -123,6 +123,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--seed", metavar="N", help="of training and proposals (default: 0)")
     what.add_argument("--split-seed", metavar="N", help="of the split, where the data gives none (default: 0)")
     what.add_argument("--no-prune", action="store_true", help="train every trial to its end, for comparisons")
+    what.add_argument("--row", metavar="NAME", help="one row of a space that compares several; default: all in turn")
     how = parser.add_argument_group("how it is carried out")
     how.add_argument("--trials", metavar="N", help="trials in all; with --resume it extends a run")
     how.add_argument("--time-budget", metavar="2h", help="stop after this time; the run stays resumable")
@@ -139,9 +140,10 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
 
 def _search(namespace: argparse.Namespace, console: Console) -> int:
     what, how = _search_options(namespace)
+    from lt_search.comparison import compare, is_comparison
     from lt_search.run import search
 
-    return search(what, how, console)
+    return (compare if is_comparison(what, how) else search)(what, how, console)
 
 
 def _search_options(namespace: argparse.Namespace) -> tuple[SpecOptions, RunOptions]:
@@ -158,6 +160,7 @@ def _search_options(namespace: argparse.Namespace) -> tuple[SpecOptions, RunOpti
         "search": tuple(arguments.text("search") or ()) or None,
         "sampler": arguments.read("sampler", _word("tpe", "random")),
         "prune": False if arguments.text("no_prune") else None,
+        "row": arguments.text("row"),
     }
     how = {
         "storage": arguments.text("storage"),
@@ -206,6 +209,7 @@ def _word(*words: str) -> Callable[[str], Any]:
 
 
 def _status(namespace: argparse.Namespace, console: Console) -> int:
+    from lt_search.comparison import COMPARISON, show_ranking
     from lt_search.journal import Journal
     from lt_search.live import render_leaderboard, render_status
     from lt_search.referee import last_step
@@ -213,7 +217,11 @@ def _status(namespace: argparse.Namespace, console: Console) -> int:
     from lt_search.store import FolderStore
     from lt_search.summary import summarise
 
-    store, spec = open_run(FolderStore(Path(namespace.storage)), namespace.run, "RUN")
+    storage = FolderStore(Path(namespace.storage))
+    if storage.exists(f"{namespace.run}/{COMPARISON}"):
+        show_ranking(FolderStore(storage.path(namespace.run)), console)
+        return ExitCode.DONE
+    store, spec = open_run(storage, namespace.run, "RUN")
     try:
         summary = summarise(spec, Journal.reader(store.path(JOURNAL)))
     except (FileNotFoundError, KeyError):

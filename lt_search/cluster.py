@@ -55,7 +55,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _check_answers(address)
+    check_address(address)
     try:
         ray.init(
             address=address or "local",
@@ -74,8 +74,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_answers(address: str | None) -> None:
-    """Refuses a HOST:PORT where nothing listens; Ray itself would try it for minutes."""
+def check_address(address: str | None) -> None:
+    """Raises `UserError` for a HOST:PORT where nothing listens; Ray itself would try it for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon:
         return

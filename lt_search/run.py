@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
-from lt_search.cluster import TrialResources, choose_resources, cluster_has_gpu, ray_cluster
+from lt_search.cluster import TrialResources, check_address, choose_resources, cluster_has_gpu, ray_cluster
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.registry import bundled_for, load_dataset
 from lt_search.drive import RunOptions, StopReason, carry_out
@@ -23,13 +24,13 @@ from lt_search.export import export_best
 from lt_search.journal import Journal, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
-from lt_search.metrics import counted_classes
+from lt_search.metrics import counted_classes, metrics_for
 from lt_search.plan import render_plan
 from lt_search.provenance import provenance
 from lt_search.referee import TRIALS
 from lt_search.reporting import REPORT, write_report
 from lt_search.resources import resolve_resources
-from lt_search.run_folder import JOURNAL, check_name, new_run, open_run
+from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run
 from lt_search.sampler import ReseededSampler
 from lt_search.space import load_space
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec, trainer_type
@@ -38,7 +39,7 @@ from lt_search.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
     from lt_search.data.table import Dataset
-    from trainers.base import Weights
+    from trainers.base import Task, TwoStageTrainer, Weights
 
 DEVICE = "device"
 """User attribute of the study: on what its trials were last computed."""
@@ -61,10 +62,10 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
     say = _sayer(console)
     with ExitStack() as stack:
         if how.resume is None:
-            storage, dataset = _check_places(options, how)
+            storage, dataset = check_places(options, how)
             if how.address is not None:
                 stack.enter_context(ray_cluster(how.address))  # the budget asks what the cluster has
-            spec = resolve_spec(options, dataset, gpu=_gpu_available(how))
+            spec = resolve_spec(options, dataset, gpu=gpu_available(how))
             spec, weights = resolve_resources(spec, say)
             store = None
         else:
@@ -102,27 +103,40 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
             stop = carry_out(spec, journal, store, inputs, each, how, console)
             return _conclude(spec, journal, store, stop, console)
         except KeyboardInterrupt:
-            say(f"interrupted at once; go on with: {_resume_command(store)}")
+            say(f"interrupted at once; go on with: {resume_command(store)}")
             return ExitCode.INTERRUPTED
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
                 raise
             say(f"{store.root} cannot be written: {error.strerror}. Nothing that was finished is lost: free some space")
-            say(f"and go on with: {_resume_command(store)}")
+            say(f"and go on with: {resume_command(store)}")
             return ExitCode.FAILED
 
 
-def _check_places(options: SpecOptions, how: RunOptions) -> tuple[FolderStore, Dataset]:
-    """The storage and the data of a new run; what is wrong with either, or with the space, comes in one message."""
+def check_places(options: SpecOptions, how: RunOptions) -> tuple[FolderStore, Dataset]:
+    """The storage and the data of a new run.
+
+    Raises:
+        UserError: with all that is wrong with either, with the space, the name and the address, in one message.
+    """
     problems = Problems()
+    if how.name is not None:
+        problems.collect(partial(check_folder_name, how.name))
+    problems.collect(lambda: check_address(how.address))
     storage = problems.collect(lambda: open_storage(how.storage))
     trainer = problems.collect(lambda: trainer_type(load_space(options.space).trainer))
-    bundled = bundled_for(sorted(trainer.tasks)[-1]) if trainer else ""
+    bundled = bundled_for(_task_of(trainer, load_space(options.space).metric)) if trainer else ""
     dataset = problems.collect(lambda: _load_data(vars(options), bundled)) if options.dataset or bundled else None
     problems.raise_if_any()
     assert storage is not None
     assert dataset is not None
     return storage, dataset
+
+
+def _task_of(trainer: type[TwoStageTrainer[Any]], metric: str) -> Task:
+    """The task that a space is for: its trainer's; of several, one that its metric measures."""
+    measured = [task for task in sorted(trainer.tasks) if metric in {found.name for found in metrics_for(task)}]
+    return (measured or sorted(trainer.tasks))[-1]
 
 
 def _sayer(console: Console) -> Callable[[str], None]:
@@ -148,7 +162,8 @@ def _where_the_data_is(options: SpecOptions) -> dict[str, str]:
     return {name: place for name, place in given.items() if place is not None}
 
 
-def _gpu_available(how: RunOptions) -> bool:
+def gpu_available(how: RunOptions) -> bool:
+    """Whether trials can have a GPU; with an address, the cluster must be connected."""
     if how.gpus_per_trial not in {"auto"} and float(how.gpus_per_trial) == 0:
         return False
     if how.address is not None:
@@ -191,7 +206,7 @@ def _check_same_options(spec: RunSpec, options: SpecOptions) -> None:
     for field in fields(SpecOptions):
         if field.name in {"dataset", "data_root"}:
             continue  # the same data may have moved
-        given, was = getattr(options, field.name), spec.options[field.name]
+        given, was = getattr(options, field.name), spec.options.get(field.name)
         plain = list(given) if isinstance(given, tuple) else given
         if given != getattr(not_given, field.name) and plain != was:
             option = f"--{field.name.replace('_', '-')}"
@@ -251,7 +266,7 @@ def _conclude(spec: RunSpec, journal: Journal, store: FolderStore, stop: StopRea
         say(f"best: trial {best.number}, validation {spec.metric} {show_value(best.value, best.standard_error)}")
         say(f"exported to {store.path('best')}; check it with: lt-search evaluate {store.path('best')}")
     say(f"report: {store.path(REPORT)}")
-    again = _resume_command(store)
+    again = resume_command(store)
     if stop.text:
         say(f"{stop.text}; go on with: {again}")
         return stop.code
@@ -262,7 +277,8 @@ def _conclude(spec: RunSpec, journal: Journal, store: FolderStore, stop: StopRea
     return ExitCode.DONE
 
 
-def _resume_command(store: FolderStore) -> str:
+def resume_command(store: FolderStore) -> str:
+    """The command that goes on with a run, or a comparison, in this folder."""
     elsewhere = store.root.parent != Path(RunOptions.storage).absolute()
     return f"python run_search.py --resume {store.root.name}" + (f" --storage {store.root.parent}" if elsewhere else "")
 

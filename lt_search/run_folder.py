@@ -32,10 +32,15 @@ def check_name(storage: FolderStore, name: str | None, spec: RunSpec) -> None:
     """Raises `UserError` if a new run cannot have this name; None is always free."""
     if name is None:
         return
-    if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise UserError(Problem("--name", f"{name!r} cannot name a folder", "use letters, digits, '-', '_' and '.'"))
+    check_folder_name(name)
     if storage.exists(name):
         raise UserError(_taken(storage, name, spec))
+
+
+def check_folder_name(name: str) -> None:
+    """Raises `UserError` if a name given by the user cannot be a folder's."""
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise UserError(Problem("--name", f"{name!r} cannot name a folder", "use letters, digits, '-', '_' and '.'"))
 
 
 def new_run(storage: FolderStore, name: str | None, spec: RunSpec, provenance: dict[str, Any]) -> FolderStore:
@@ -52,8 +57,8 @@ def new_run(storage: FolderStore, name: str | None, spec: RunSpec, provenance: d
     """
     check_name(storage, name, spec)
     if name is None:
-        store = _claim_numbered(storage, Path(spec.options["space"]).stem)
-    elif (claimed := _claim(storage, name)) is not None:
+        store = claim_numbered(storage, Path(spec.options["space"]).stem)
+    elif (claimed := claim(storage, name)) is not None:
         store = claimed
     else:
         raise UserError(_taken(storage, name, spec))
@@ -90,7 +95,8 @@ def read_provenance(store: FolderStore) -> dict[str, Any]:
     return dict(yaml.safe_load(store.read(SPEC)).get(PROVENANCE, {}))
 
 
-def _claim(storage: FolderStore, name: str) -> FolderStore | None:
+def claim(storage: FolderStore, name: str) -> FolderStore | None:
+    """Makes a new folder in a storage; None if there is one of that name."""
     try:
         storage.path(name).mkdir(parents=True)  # fails for all but one of several drivers that want the name
     except FileExistsError:
@@ -98,10 +104,11 @@ def _claim(storage: FolderStore, name: str) -> FolderStore | None:
     return FolderStore(storage.path(name))
 
 
-def _claim_numbered(storage: FolderStore, stem: str) -> FolderStore:
+def claim_numbered(storage: FolderStore, stem: str) -> FolderStore:
+    """Makes a new folder `stem-0001`, or with the next free number."""
     number = 1
     while True:
-        store = _claim(storage, f"{stem}-{number:04d}")
+        store = claim(storage, f"{stem}-{number:04d}")
         if store is not None:
             return store
         number += 1

@@ -45,12 +45,23 @@ class Budget(_Section):
     max_image_size: int = Field(512, ge=8)
     """Upper limit for an image size taken from the data."""
     stage1_images: int | None = Field(None, ge=1)
-    """Images that stage 1 sees in all; sets `stage1.epochs` from the size of the training split, 8 to 30."""
+    """Images that stage 1 sees in all; sets `stage1.epochs` from the size of the training split, 8 to `max_epochs`."""
+    max_epochs: int = Field(30, ge=8)
+    """Longest stage 1 that `stage1_images` gives: small sets would else be seen hundreds of times."""
     rungs: RungPlan = RungPlan()
     set: dict[str, Value] = {}
     """Config fields fixed by this budget."""
     search: dict[str, str | ParameterEntry] = {}
     """Searched in this budget: one more, or with another range."""
+
+
+class Row(_Section):
+    """One row of a comparison: a method with the fields that make it and those it searches beside the common ones."""
+
+    set: dict[str, Value] = {}
+    """Config fields that make this row."""
+    search: dict[str, str | ParameterEntry] = {}
+    """Searched in this row only."""
 
 
 class Space(_Section):
@@ -62,10 +73,13 @@ class Space(_Section):
     set: dict[str, Value] = {}
     """Config fields fixed in every budget."""
     budgets: dict[str, Budget]
+    rows: dict[str, Row] = {}
+    """Methods to compare, each searched by itself with the same number of trials; none in an ordinary space."""
 
-    def parameters(self, budget: str) -> dict[str, Parameter]:
+    def parameters(self, budget: str, row: str | None = None) -> dict[str, Parameter]:
         """The parameters searched in a budget, by name. Their texts were checked when the space was read."""
-        entries = {**self.search, **self.budgets[budget].search}
+        own = self.rows[row].search if row is not None else {}
+        entries = {**self.search, **self.budgets[budget].search, **own}
         return {name: _parameter(name, entry) for name, entry in entries.items()}
 
 
@@ -127,6 +141,8 @@ def parse_space(text: str, place: str) -> Space:
     _check_search(problems, f"{place}: search", space.search)
     for name, budget in space.budgets.items():
         _check_search(problems, f"{place}: budgets.{name}.search", budget.search)
+    for name, row in space.rows.items():
+        _check_search(problems, f"{place}: rows.{name}.search", row.search)
     problems.raise_if_any()
     return space
 

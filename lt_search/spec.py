@@ -16,7 +16,7 @@ from lt_search.errors import Problem, Problems, UserError
 from lt_search.metrics import check_metric, counted_classes
 from lt_search.parameters import Condition, Parameter, in_sampling_order
 from lt_search.rungs import Rung
-from lt_search.space import Budget, RungPlan, Space, check_range, load_space
+from lt_search.space import Budget, Row, RungPlan, Space, check_range, load_space
 from lt_search.values import flatten, parse_value, unflatten
 from trainers.registry import UnknownTrainer, find_trainer
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from lt_search.data.table import Dataset
     from trainers.base import TrainerConfig, TwoStageTrainer
 
-MIN_EPOCHS, MAX_EPOCHS = 8, 30
-"""Limits of a stage-1 length that is derived from the size of the data."""
+MIN_EPOCHS = 8
+"""Shortest stage 1 that is derived from the size of the data."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class SpecOptions:
     """`name=range` each."""
     sampler: Literal["tpe", "random"] = "tpe"
     prune: bool = True
+    row: str | None = None
+    """Which of the space's rows, where it has any."""
 
 
 class SearchedParameter(BaseModel):
@@ -166,6 +168,7 @@ class _Resolver:
         self.config_type = self.trainer.config_type
         self.budget_name = self._budget_name(gpu)
         self.budget: Budget = self.space.budgets[self.budget_name]
+        self.row = self._row()
 
     def resolve(self) -> RunSpec:
         self._check_task()
@@ -210,6 +213,17 @@ class _Resolver:
             known = ", ".join(self.space.budgets)
             raise UserError(Problem("--budget", f"the space has no budget {name!r}", f"use one of {known}"))
         return name
+
+    def _row(self) -> Row:
+        name, rows = self.options.row, self.space.rows
+        if name is None and not rows:
+            return Row()
+        if name not in rows:
+            close = difflib.get_close_matches(str(name), rows, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            what = f"the space has no row {name!r}" if name else "the space compares rows, and none is named"
+            raise UserError(Problem("--row", what, f"{hint}its rows: {', '.join(rows) or 'none'}"))
+        return rows[name]
 
     def _check_task(self) -> None:
         task = self.dataset.task
@@ -267,7 +281,7 @@ class _Resolver:
 
     def _searched(self, fixed: Mapping[str, str]) -> dict[str, Parameter]:
         known = _field_names(self.config_type)
-        parameters = self.space.parameters(self.budget_name)
+        parameters = self.space.parameters(self.budget_name, self.options.row)
         for name in list(parameters):
             if name not in known:
                 self._unknown_field(f"{self.options.space}: search.{name}", name, known)
@@ -291,7 +305,7 @@ class _Resolver:
         return parameters
 
     def _base_config(self, fixed: Mapping[str, str]) -> TrainerConfig | None:
-        flat: dict[str, Any] = {**self.space.set, **self.budget.set}
+        flat: dict[str, Any] = {**self.space.set, **self.budget.set, **self.row.set}
         if self.budget.stage1_images is not None and "stage1.epochs" not in fixed:
             flat["stage1.epochs"] = self._epochs(flat)
         flat.update({name: parse_value(text) for name, text in fixed.items()})
@@ -315,7 +329,7 @@ class _Resolver:
         n_train = len(self.dataset.train.ids)
         per_epoch = min(n_train, int(flat.get("stage1.images_per_epoch") or n_train))
         epochs = round(self.budget.stage1_images / per_epoch)
-        epochs = max(MIN_EPOCHS, min(MAX_EPOCHS, epochs))
+        epochs = max(MIN_EPOCHS, min(self.budget.max_epochs, epochs))
         self.notes.append(f"{epochs} stage-1 epochs: about {epochs * per_epoch:,} images in {n_train:,}")
         return epochs
 

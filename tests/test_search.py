@@ -283,6 +283,42 @@ def test_two_raylets_with_separate_folders_share_one_search(
     assert any(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(times, 2)), "two trials ran at once"
 
 
+def test_rows_are_searched_by_themselves_and_ranked(searches: Searches, tmp_path: Path) -> None:
+    space = tmp_path / "rows.yaml"
+    space.write_text(
+        searches.space.read_text()
+        + """\
+rows:
+  plain: {set: {stage1.epochs: 3}}
+  slow: {set: {stage1.lr: 0.02, stage1.epochs: 3}, search: {stage2.bias: "uniform(-0.1, 0.1)"}}
+"""
+    )
+    asked = ("--space", space, "--dataset", searches.table, "--name", "a", "--no-prune")
+    out = searches.run(*asked, "--trials", 2, "--time-budget", "1s")
+    assert "the time budget is used up; go on with: python run_search.py --resume a" in out
+    out = searches.run("--resume", "a", "--trials", 3)
+    folder = searches.storage / "a"
+    ranking = pd.read_csv(folder / "ranking.csv")
+    assert set(ranking["row"]) == {"plain", "slow"}
+    assert list(ranking["finished"]) == [3, 3]
+    assert ranking["value"].is_monotonic_decreasing
+    assert ranking["behind"].iloc[0] == 0
+    assert ranking["low"].iloc[1] <= ranking["behind"].iloc[1] <= ranking["high"].iloc[1]
+    for row, value in zip(ranking["row"], ranking["value"], strict=True):
+        trials = Journal.reader(folder / row / "journal.log").started()
+        assert max(trial.value or 0 for trial in trials) == pytest.approx(value)
+    slow = Journal.reader(folder / "slow/journal.log").started()
+    assert slow[0].params["stage1.lr"] == 0.02
+    assert all(-0.1 <= trial.params["stage2.bias"] <= 0.1 for trial in slow)
+
+    shown = searches.command("status", "a", "--storage", searches.storage)
+    assert "Rows by validation mAP" in shown.stdout
+    taken = searches.run(*asked, code=2)
+    assert "go on with it: --resume a" in taken
+    unknown = searches.run("--space", space, "--dataset", searches.table, "--row", "plan", code=2)
+    assert "did you mean plain?" in unknown
+
+
 def _lines(journal: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 

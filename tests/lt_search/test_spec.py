@@ -9,7 +9,9 @@ import pytest
 from lt_search.data.registry import load_dataset
 from lt_search.errors import UserError
 from lt_search.rungs import Rung
+from lt_search.space import load_space, shipped_spaces
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.values import flatten
 
 
 @pytest.fixture
@@ -120,13 +122,30 @@ def test_a_multi_label_space_on_multi_class_data_is_refused() -> None:
         _resolve(SpecOptions("ldrnet", "digits-lt"))
 
 
-@pytest.mark.parametrize("name", ["ldrnet", "ldrnet-stage2"])
+SHIPPED = [(name, row) for name in shipped_spaces() for row in load_space(name).rows or [None]]
+
+
+@pytest.mark.parametrize(("name", "row"), SHIPPED)
 @pytest.mark.parametrize("gpu", [False, True])
-def test_shipped_spaces_resolve_on_bundled_data(name: str, gpu: bool) -> None:
-    spec = resolve_spec(SpecOptions(name), load_dataset("digits-ml"), gpu=gpu)
+def test_shipped_spaces_resolve_on_bundled_data(name: str, row: str | None, gpu: bool) -> None:
+    data = "digits-ml" if load_space(name).metric == "mAP" else "digits-lt"
+    spec = resolve_spec(SpecOptions(name, row=row), load_dataset(data), gpu=gpu)
     assert spec.budget == ("full" if gpu else "small")
-    if name == "ldrnet-stage2":
+    if name.endswith("-stage2"):
         assert not any(parameter.startswith("stage1") for parameter in spec.search)
+    if row is not None:
+        own = load_space(name).rows[row]
+        assert set(own.search) <= set(spec.search)
+        assert own.set.items() <= flatten(spec.config).items()
+
+
+def test_rows_of_a_comparison_must_be_named_to_be_searched_alone() -> None:
+    with pytest.raises(UserError, match="compares rows, and none is named"):
+        _resolve(SpecOptions("baselines", "digits-lt"))
+    with pytest.raises(UserError, match="did you mean crt"):
+        _resolve(SpecOptions("baselines", "digits-lt", row="ctr"))
+    with pytest.raises(UserError, match="its rows: none"):
+        _resolve(SpecOptions("lmd", "digits-lt", row="crt"))
 
 
 @pytest.mark.parametrize("text", ["stage2.alpha=5", "stage2.q=0", "stage2.q=1.5"])

@@ -1,0 +1,257 @@
+"""Several methods side by side: every row of a space searched by itself, with equal trials, and ranked.
+
+A comparison is a folder of runs, one per row. Rows never prune each other: each has its own journal and rungs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from lt_search.bootstrap import paired_difference
+from lt_search.class_groups import class_groups
+from lt_search.cluster import ray_cluster
+from lt_search.data.registry import load_dataset
+from lt_search.data.table import Dataset
+from lt_search.drive import RunOptions
+from lt_search.errors import Problem, UserError
+from lt_search.evaluation import predict
+from lt_search.exit_codes import ExitCode
+from lt_search.export import FOLDER, read_export
+from lt_search.journal import Journal
+from lt_search.live import show_value
+from lt_search.metrics import evaluate
+from lt_search.run import check_places, gpu_available, resume_command, search
+from lt_search.run_folder import JOURNAL, SPEC, check_folder_name, claim, claim_numbered, open_run
+from lt_search.space import load_space
+from lt_search.spec import SpecOptions, resolve_spec
+from lt_search.store import FolderStore
+from lt_search.summary import summarise
+
+COMPARISON = "comparison.yaml"
+RANKING = "ranking.csv"
+
+
+@dataclass(frozen=True)
+class RankedRow:
+    """The winner of one row, scored on the validation split."""
+
+    row: str
+    finished: int
+    """Trials that were trained to their end."""
+    value: float
+    standard_error: float | None
+    """Bootstrap standard error of `value` over patients or groups."""
+    behind: float
+    """How much the first row is better; 0 for the first."""
+    low: float
+    high: float
+    """95 % interval of `behind`, paired over the same patients or groups."""
+    scalars: Mapping[str, float]
+    """All validation metrics."""
+
+
+def is_comparison(options: SpecOptions, how: RunOptions) -> bool:
+    """Whether these options ask for a comparison: a space of rows with none chosen, or a comparison to go on with."""
+    if how.resume is not None:
+        return FolderStore(Path(how.storage)).exists(f"{how.resume}/{COMPARISON}")
+    try:
+        return options.row is None and bool(load_space(options.space).rows)
+    except UserError:
+        return False  # a search says what is wrong
+
+
+def compare(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
+    """Searches every row in turn, or goes on where that was left, then ranks them.
+
+    Args:
+        options: what is compared; the space names the rows.
+        how: how each row's search is carried out; `trials` are per row, `time_budget` is for all.
+        console: where the person looks.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: with every mistake found in any row; nothing was written then.
+    """
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    with ExitStack() as stack:
+        if how.address is not None:
+            stack.enter_context(ray_cluster(how.address))  # the budget asks what the cluster has
+        folder, rows = _open(options, how, say) if how.resume else _start(options, how, say)
+        if folder is None:
+            return search(next(iter(rows.values())), how, console)
+        stack.enter_context(ray_cluster(how.address))
+        code = _search_rows(folder, rows, options, how, console)
+    if code != ExitCode.INTERRUPTED:
+        show_ranking(folder, console)
+    return code
+
+
+def _search_rows(
+    folder: FolderStore, rows: Mapping[str, SpecOptions], options: SpecOptions, how: RunOptions, console: Console
+) -> ExitCode:
+    """Searches the rows in turn; the worst exit code of them."""
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    deadline = None if how.time_budget is None else time.monotonic() + how.time_budget
+    worst = ExitCode.DONE
+    for number, (name, row_options) in enumerate(rows.items(), start=1):
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            say(f"the time budget is used up; go on with: {resume_command(folder)}")
+            break
+        say(f"\nrow {number} of {len(rows)}: {name}")
+        known = folder.exists(f"{name}/{SPEC}")
+        place = {"resume": name, "name": None} if known else {"resume": None, "name": name}
+        row_how = replace(how, storage=str(folder.root), time_budget=left, **place)  # type: ignore[arg-type]
+        code = search(options if known else row_options, row_how, console)
+        if code == ExitCode.INTERRUPTED:
+            say(f"the comparison goes on with: {resume_command(folder)}")
+            return code
+        worst = max(worst, code)
+    return worst
+
+
+def show_ranking(folder: FolderStore, console: Console) -> None:
+    """Ranks the rows of a comparison by their winners' validation value, prints that and keeps it in `ranking.csv`."""
+    rows = list(_rows_of(folder))
+    ranked = rank(folder, rows)
+    metric = _metric(folder, rows)
+    table = Table(title=f"Rows by validation {metric}", title_justify="left")
+    parts = f"{metric} head / medium / tail"
+    for column in ("rank", "row", f"{metric} ± s.e.", "behind the first [95 %]", parts, "finished"):
+        table.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
+    for position, row in enumerate(ranked, start=1):
+        behind = "" if position == 1 else f"{row.behind:.4f} [{row.low:+.4f}, {row.high:+.4f}]"
+        groups = " / ".join(f"{row.scalars.get(f'{metric}_{g}', np.nan):.3f}" for g in ("head", "medium", "tail"))
+        shown = show_value(row.value, row.standard_error)
+        table.add_row(str(position), row.row, shown, behind, groups, str(row.finished))
+    console.print(table)
+    missing = sorted(set(rows) - {row.row for row in ranked})
+    if missing:
+        console.print(f"no finished trial yet: {', '.join(missing)}", highlight=False, markup=False)
+    records = [{**asdict(row), **row.scalars, "scalars": None} for row in ranked]
+    folder.write(RANKING, pd.DataFrame(records).drop(columns="scalars", errors="ignore").to_csv(index=False))
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say("Winners were chosen on this split, so their values are a little too high; the test split is not looked at.")
+    say(f"the table is in {folder.path(RANKING)}")
+    say(f"a row's winner on the test split: lt-search evaluate {folder.root}/ROW/{FOLDER} --split test")
+
+
+def rank(folder: FolderStore, rows: list[str]) -> list[RankedRow]:
+    """The rows that have a finished trial, best first."""
+    logits: dict[str, npt.NDArray[np.float32]] = {}
+    summaries = {}
+    data: Dataset | None = None
+    for name in rows:
+        if not folder.exists(f"{name}/{FOLDER}"):
+            continue
+        export = read_export(folder.path(f"{name}/{FOLDER}"))
+        if data is None:
+            data = _data_of(export.spec.options, export.spec.data.name)
+        logits[name] = predict(export, data, data.val).numpy()
+        store, spec = open_run(folder, name)
+        summaries[name] = summarise(spec, Journal.reader(store.path(JOURNAL)))
+    if data is None:
+        return []
+    metric, groups = _metric(folder, rows), class_groups(data.train_counts().tolist())
+    scores = {name: evaluate(data.task, data.val.labels, found, groups).scalars for name, found in logits.items()}
+    order = sorted(logits, key=lambda name: -scores[name][metric])
+    ranked = []
+    for name in order:
+        gap = paired_difference(
+            metric, data.task, data.val.labels, logits[order[0]], logits[name], units=data.val.groups
+        )
+        best = summaries[name].best
+        ranked.append(
+            RankedRow(
+                row=name,
+                finished=len(summaries[name].of_state("finished")),
+                value=scores[name][metric],
+                standard_error=best.standard_error if best else None,
+                behind=gap.difference,
+                low=gap.interval.low,
+                high=gap.interval.high,
+                scalars=scores[name],
+            )
+        )
+    return ranked
+
+
+def _start(
+    options: SpecOptions, how: RunOptions, say: Callable[[str], None]
+) -> tuple[FolderStore | None, dict[str, SpecOptions]]:
+    """Checks all rows, then makes the comparison's folder; None where only a plan was asked for."""
+    storage, dataset = check_places(options, how)
+    rows = {name: replace(options, row=name) for name in load_space(options.space).rows}
+    gpu = gpu_available(how)
+    for row in rows.values():
+        resolve_spec(row, dataset, gpu=gpu)  # a mistake in the last row is said before the first one trains
+    say(f"comparing {len(rows)} rows: {', '.join(rows)}")
+    if how.plan:
+        say(f"the plan of each is that of {next(iter(rows))}, but for its own parameters:")
+        return None, rows
+    if how.name is None:
+        folder = claim_numbered(storage, Path(options.space).stem)
+    else:
+        check_folder_name(how.name)
+        made = claim(storage, how.name)
+        if made is None:
+            fix = f"go on with it: --resume {how.name}, or give another name"
+            raise UserError(Problem("--name", f"{storage.path(how.name)} exists", fix))
+        folder = made
+    kept = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
+    content = {"options": kept, "rows": list(rows)}
+    folder.write(COMPARISON, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return folder, rows
+
+
+def _open(
+    options: SpecOptions, how: RunOptions, say: Callable[[str], None]
+) -> tuple[FolderStore, dict[str, SpecOptions]]:
+    """A comparison that was begun, with the options of rows that were not."""
+    folder = FolderStore(Path(how.storage) / str(how.resume))
+    content = _read(folder)
+    kept = {key: tuple(v) if isinstance(v, list) else v for key, v in content["options"].items()}
+    moved = {name: value for name in ("dataset", "data_root") if (value := getattr(options, name)) is not None}
+    say(f"going on with {folder.root.name}: {', '.join(content['rows'])}")
+    return folder, {name: SpecOptions(**{**kept, **moved, "row": name}) for name in content["rows"]}
+
+
+def _read(folder: FolderStore) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(folder.read(COMPARISON))
+        if isinstance(content, dict) and isinstance(content.get("options"), dict) and content.get("rows"):
+            return content
+        raise ValueError("options or rows are missing")
+    except (yaml.YAMLError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(Problem(str(folder.path(COMPARISON)), f"cannot be read: {error}")) from error
+
+
+def _rows_of(folder: FolderStore) -> list[str]:
+    return [str(name) for name in _read(folder)["rows"]]
+
+
+def _metric(folder: FolderStore, rows: list[str]) -> str:
+    for name in rows:
+        if folder.exists(f"{name}/{SPEC}"):
+            return open_run(folder, name)[1].metric
+    raise UserError(Problem(str(folder.root), "has no run yet", "go on with it: --resume"))
+
+
+def _data_of(options: Mapping[str, Any], name: str) -> Dataset:
+    root = options["data_root"]
+    return load_dataset(options["dataset"] or name, Path(root) if root else None, options["split_seed"])
