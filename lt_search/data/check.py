@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lt_search.class_groups import ClassGroups, class_groups
-from lt_search.data.label_table import LISTED
+from lt_search.data.csv_cells import LISTED
 from lt_search.data.table import Dataset, ImageHeader, Part, PartName, UnreadableImageError
 from lt_search.data.workers import progress_bar, usable_cores
 from trainers.task import Task
