@@ -76,13 +76,8 @@ class _Table:
     images: list[str]
     classes: Ints
     """(N,) index into `CLASSES`."""
-    lesions: list[str]
-    """(N,) empty where not known."""
-
-    def units(self) -> list[str]:
-        """(N,) what must stay together."""
-        pairs = zip(self.images, self.lesions, strict=True)
-        return [f"lesion:{lesion}" if lesion else f"image:{image}" for image, lesion in pairs]
+    units: list[str]
+    """(N,) the lesion of each image, or the image itself where that is not known."""
 
 
 def read_isic2019(argument: str, root: Path, split_seed: int) -> Dataset:
@@ -100,37 +95,39 @@ def read_isic2019(argument: str, root: Path, split_seed: int) -> Dataset:
     variant = problems.collect(lambda: _variant(argument))
     folder = find(root, [IMAGES], problems, folder=True)
     table = _read(root, problems)
-    if table is None or folder is None or variant is None:
+    divided = None
+    if variant is not None and table is not None and not problems:
+        divided = problems.collect(lambda: _divide(table, variant, split_seed))
+    if table is None or folder is None:
         problems.raise_if_any()
-    assert table is not None and folder is not None and variant is not None
-
-    units = table.units()
-    divided = problems.collect(lambda: _divide(table, variant, units, split_seed))
-    part_of, origin = divided or (np.zeros(len(units), np.int64), "")  # to find missing images, too
-    chosen = sorted(np.flatnonzero(part_of != LEFT_OUT).tolist(), key=lambda index: table.images[index])
-    files = tuple(f"{table.images[index]}.jpg" for index in chosen)
+    assert table is not None
+    assert folder is not None
+    kept = range(len(table.images)) if divided is None else np.flatnonzero(divided[0] != LEFT_OUT).tolist()
+    chosen = sorted(kept, key=table.images.__getitem__)
+    files = tuple(f"{table.images[row]}.jpg" for row in chosen)
     place = str(root / GROUND_TRUTH)
     unpack = f"unpack the images into {folder}, names as published"
     states = inspect_images(folder, files, place, problems, all_missing=unpack, grey=False)
     if len(states) < len(files):
-        report_unnamed(folder, _names_in(folder), [f"{image}.jpg" for image in table.images], problems)
+        there = (path.name for path in folder.iterdir())
+        report_unnamed(folder, there, [f"{image}.jpg" for image in table.images], problems)
     problems.raise_if_any()
+    assert variant is not None
+    assert divided is not None
+    part_of, origin = divided
     part_of = part_of[chosen]
     membership = np.eye(len(CLASSES), dtype=np.uint8)[table.classes[chosen]]
     check_parts(part_of, membership, CLASSES, place, problems, fill=AS_PUBLISHED, train=AS_PUBLISHED)
     problems.raise_if_any()
-    own_units = tuple(units[index] for index in chosen)
+    units = tuple(table.units[row] for row in chosen)
     return assemble(
-        LabelledFiles(folder, files, files, membership, own_units, states, grey=False),
+        LabelledFiles(folder, files, files, membership, units, states, grey=False),
         part_of,
         name=variant.name,
         task=Task.MULTI_CLASS,
         classes=CLASSES,
         split_origin=origin,
-        warnings=(
-            *size_warnings(len(units), PUBLISHED_SIZE),
-            *_lesion_warnings(own_units, part_of),
-        ),
+        warnings=(*size_warnings(len(table.images), PUBLISHED_SIZE), *_lesion_warnings(units, part_of)),
     )
 
 
@@ -145,21 +142,23 @@ def _variant(argument: str) -> _Variant:
 
 
 def _read(root: Path, problems: Problems) -> _Table | None:
-    """Both tables, unless something about them adds to `problems`."""
+    """Both tables, with what is wrong with them; None where not even the images are known."""
     truth_file, metadata_file = (find(root, [name], problems) for name in (GROUND_TRUTH, METADATA))
     truth = read_table(truth_file, ("image", *(name.lower() for name in CLASSES)), problems)
     metadata = read_table(metadata_file, ("image", "lesion_id"), problems)
-    if truth is None or metadata is None:
+    if truth is None:
         return None
     images = truth.column("image")
-    classes = _classes(truth, str(truth_file), problems)
     report_repeated(images, str(truth_file), problems)
-    lesion_of = dict(zip(metadata.column("image"), metadata.column("lesion_id"), strict=True))
-    absent = [image for image in images if image not in lesion_of]
-    if absent:
-        what = f"{len(absent)} images of {GROUND_TRUTH} are not in it: {listing(absent)}"
-        problems.add(str(metadata_file), what, AS_PUBLISHED)
-    return None if problems else _Table(images, classes, [lesion_of[image] for image in images])
+    lesion_of: dict[str, str] = {}
+    if metadata is not None:
+        lesion_of = dict(zip(metadata.column("image"), metadata.column("lesion_id"), strict=True))
+        absent = [image for image in images if image not in lesion_of]
+        if absent:
+            what = f"{len(absent)} images of {GROUND_TRUTH} are not in it: {listing(absent)}"
+            problems.add(str(metadata_file), what, AS_PUBLISHED)
+    units = [f"lesion:{lesion_of[image]}" if lesion_of.get(image) else f"image:{image}" for image in images]
+    return _Table(images, _classes(truth, str(truth_file), problems), units)
 
 
 def _classes(truth: Cells, place: str, problems: Problems) -> Ints:
@@ -185,7 +184,7 @@ def _is_one(cell: str) -> bool:
         return False
 
 
-def _divide(table: _Table, variant: _Variant, units: Sequence[str], split_seed: int) -> tuple[Ints, str]:
+def _divide(table: _Table, variant: _Variant, split_seed: int) -> tuple[Ints, str]:
     """(N,) the part of each image, or `LEFT_OUT`; and how that came about, in words.
 
     Raises:
@@ -194,7 +193,7 @@ def _divide(table: _Table, variant: _Variant, units: Sequence[str], split_seed: 
     if variant.kind == "all":
         membership = np.eye(len(CLASSES), dtype=np.uint8)[table.classes]
         origin = f"{':'.join(map(str, SHARES))} by lesion, or by image where that is not known, seed {split_seed}"
-        return split_groups(membership, units, split_seed), origin
+        return split_groups(membership, table.units, split_seed), origin
     counts = np.bincount(table.classes, minlength=len(CLASSES)).tolist()
     if variant.kind == "lt":
         kept = long_tailed_counts(counts, variant.factor)
@@ -216,10 +215,6 @@ def _check_supply(needed: Sequence[int], counts: Sequence[int], variant: _Varian
     if short:
         fix = "give a larger imbalance factor, or complete the download"
         raise UserError(Problem("--dataset", f"{variant.name} needs more images than there are: {listing(short)}", fix))
-
-
-def _names_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
 
 
 def _lesion_warnings(units: Sequence[str], part_of: Ints) -> tuple[str, ...]:

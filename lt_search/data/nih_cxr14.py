@@ -64,6 +64,7 @@ CHEXNET_LISTS = ("train_list.txt", "val_list.txt", "test_list.txt")
 """In the order of `PART_NAMES`."""
 PUBLISHED_SIZE = 112_120
 
+_IMAGE, _FINDINGS, _PATIENT = "image index", "finding labels", "patient id"
 _NOTHING = "No Finding"
 _SEPARATOR = "|"
 _TRAIN_VAL_SHARES = SHARES[:TEST]
@@ -111,8 +112,12 @@ def read_nih_cxr14(argument: str, root: Path, split_seed: int) -> Dataset:
     """
     problems = Problems()
     variant = problems.collect(lambda: _variant(argument))
-    table = _read_table(root, problems)
-    found = _find_images(root, table, problems)
+    file = find(root, TABLES, problems)
+    # Two headers are bracketed and hold a comma, such as "OriginalImage[Width,Height]". To a CSV reader they are two
+    # columns each, and so are the cells below them.
+    cells = read_table(file, (_IMAGE, _FINDINGS, _PATIENT), problems)
+    table = _table(cells, str(file), problems) if cells else None
+    found = _find_images(root, sorted(set(cells.column(_IMAGE))) if cells else None, str(file), problems)
     division = problems.collect(lambda: _divide(variant, table, root, split_seed)) if variant and table else None
     problems.raise_if_any()
     assert table is not None and found is not None and division is not None
@@ -140,18 +145,14 @@ def _variant(argument: str) -> str:
     return argument or "default"
 
 
-def _read_table(root: Path, problems: Problems) -> _Table | None:
-    """The table, unless something about it adds to `problems`."""
-    file = find(root, TABLES, problems)
-    # Two headers are bracketed and hold a comma, such as "OriginalImage[Width,Height]". To a CSV reader they are two
-    # columns each, and so are the cells below them.
-    cells = read_table(file, ("image index", "finding labels", "patient id"), problems)
-    if cells is None or not _is_sound(cells, str(file), problems):
+def _table(cells: Cells, place: str, problems: Problems) -> _Table | None:
+    """The table, unless something about its cells adds to `problems`."""
+    if not _is_sound(cells, place, problems):
         return None
-    names, findings, patients = (cells.column(name) for name in ("image index", "finding labels", "patient id"))
+    names, findings, patients = (cells.column(name) for name in (_IMAGE, _FINDINGS, _PATIENT))
     order = sorted(range(len(names)), key=names.__getitem__)
     return _Table(
-        place=str(file),
+        place=place,
         images=tuple(names[row] for row in order),
         membership=_membership([findings[row] for row in order]),
         units=tuple(f"patient:{patients[row]}" for row in order),
@@ -161,14 +162,14 @@ def _read_table(root: Path, problems: Problems) -> _Table | None:
 def _is_sound(cells: Cells, place: str, problems: Problems) -> bool:
     """Whether the rows can be used; adds repeated images, blank cells and unknown findings."""
     own = Problems()
-    names, patients = cells.column("image index"), cells.column("patient id")
+    names, patients = cells.column(_IMAGE), cells.column(_PATIENT)
     report_repeated(names, place, own)
     blank = [
         line for line, name, patient in zip(cells.numbers, names, patients, strict=True) if not name or not patient
     ]
     if blank:
         own.add(place, f"{len(blank)} rows have no image or no patient: lines {listing(blank)}", AS_PUBLISHED)
-    counts = Counter(name for labels in cells.column("finding labels") for name in labels.split(_SEPARATOR))
+    counts = Counter(name for labels in cells.column(_FINDINGS) for name in labels.split(_SEPARATOR))
     unknown = [f"{name!r} ({count} rows)" for name, count in counts.items() if name not in {*CLASSES, _NOTHING}]
     if unknown:
         own.add(place, f"unknown findings: {listing(unknown)}", AS_PUBLISHED)
@@ -188,27 +189,34 @@ def _membership(findings: Sequence[str]) -> Membership:
 
 
 def _find_images(
-    root: Path, table: _Table | None, problems: Problems
+    root: Path, images: Sequence[str] | None, place: str, problems: Problems
 ) -> tuple[tuple[str, ...], tuple[FileState, ...]] | None:
-    """The paths from `root` of all images and the states of their files, unless images are missing."""
+    """The path from `root` of each image and the state of its file, unless images are missing.
+
+    Args:
+        root: the folder as downloaded.
+        images: (N,) their names; None where the table that has them cannot be read.
+        place: that table.
+        problems: takes what is wrong.
+    """
     folders = [folder for folder in (root / "images", *sorted(root.glob("images_*/images"))) if folder.is_dir()]
     if not folders:
         find(root, ("images", "images_001/images"), problems, folder=True)
-    if not folders or table is None:
+    if not folders or images is None:
         return None
     path_of = {path.name: str(path.relative_to(root)) for folder in folders for path in folder.iterdir()}
-    missing = [image for image in table.images if image not in path_of]
+    missing = [image for image in images if image not in path_of]
     if missing:
         looked = listing([folder.relative_to(root) for folder in folders])
         problems.add(
-            table.place,
-            f"{len(missing)} of {len(table.images)} images are missing: {listing(missing)}; looked in {looked}",
+            place,
+            f"{len(missing)} of {len(images)} images are missing: {listing(missing)}; looked in {looked}",
             "unpack the archives of all images, or remove the rows of those that you do not have",
         )
-        report_unnamed(root, path_of, table.images, problems)
+        report_unnamed(root, path_of, images, problems)
         return None
-    paths = tuple(path_of[image] for image in table.images)
-    return paths, inspect_images(root, paths, table.place, problems, all_missing=AS_PUBLISHED, grey=True)
+    paths = tuple(path_of[image] for image in images)
+    return paths, inspect_images(root, paths, place, problems, all_missing=AS_PUBLISHED, grey=True)
 
 
 def _divide(variant: str, table: _Table, root: Path, split_seed: int) -> _Division:

@@ -215,6 +215,14 @@ class TestMistakes:
         assert "1 of 126 images are missing" in message and "ISIC_0000005_downsampled.jpg" in message
         assert "1 images there are not in the table: ISIC_0000005.jpg" in message
 
+    def test_missing_images_are_found_also_where_a_table_or_the_variant_is_wrong(self, tmp_path: Path) -> None:
+        root = make_isic(tmp_path)
+        (root / METADATA).unlink()
+        (root / IMAGES / "ISIC_0000003.jpg").unlink()
+        message = problems_of("isic2019:lt", root)
+        for part in (f"no file {METADATA}", "1 of 126 images are missing", "'lt' after 'isic2019'"):
+            assert part in message
+
     def test_rows_without_exactly_one_class(self, tmp_path: Path) -> None:
         root = make_isic(tmp_path)
         truth = pd.read_csv(root / GROUND_TRUTH, dtype=str)

@@ -205,6 +205,12 @@ class TestMistakes:
         assert f"1 of 120 images are missing: {ROWS[3][0]}; looked in images_001/images, images_002/images" in message
         assert "1 images there are not in the table: 00000002_001 (1).png" in message
 
+    def test_missing_images_are_found_also_where_the_table_is_wrong(self, tmp_path: Path) -> None:
+        root = make_nih(tmp_path, [*ROWS[:-1], (ROWS[-1][0], "Masss", "60")])
+        (root / "images" / ROWS[3][0]).unlink()
+        message = problems_of("nih-cxr14", root)
+        assert "unknown findings: 'Masss'" in message and "1 of 120 images are missing" in message
+
     def test_a_finding_without_training_images(self, tmp_path: Path) -> None:
         rows = [(image, "Mass" if found == "Hernia" else found, patient) for image, found, patient in ROWS]
         rows = [(image, found.replace("|Hernia", "").replace("Hernia|", ""), patient) for image, found, patient in rows]
