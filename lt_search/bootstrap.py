@@ -22,14 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lt_search.class_groups import ClassGroups
-from lt_search.metrics import (
-    METRICS,
-    FloatArray,
-    IntArray,
-    checked_arrays,
-    counted_classes,
-    mean_over,
-)
+from lt_search.metric_arrays import FloatArray, IntArray
+from lt_search.metrics import METRICS, checked_arrays, counted_classes, mean_over
 from trainers.task import Task
 
 _CHUNK_BYTES = 8 * 2**20

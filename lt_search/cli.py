@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_DATASETS = (
+    "digits-lt[:FACTOR], digits-ml[:IMAGES], isic2019[:lt-FACTOR|:balanced-FACTOR], "
+    "nih-cxr14[:official|:chexnet|:patient], or a CSV file"
+)
+_DATA_ROOT = "the folder of isic2019 or nih-cxr14 as downloaded; where a CSV's image paths start (default: its folder)"
+_SPLIT_SEED = "of the split, where the data gives none (default: 0)"
+
 
 class _Arguments:
     """Reads option values, collecting what is wrong with all of them."""
@@ -98,9 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="look at a data set")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="what is there, and everything that is wrong with it")
-    check.add_argument("--dataset", required=True, metavar="NAME|FILE.csv")
-    check.add_argument("--data-root", metavar="DIR")
-    check.add_argument("--split-seed", metavar="N")
+    check.add_argument("--dataset", required=True, metavar="NAME|FILE.csv", help=_DATASETS)
+    check.add_argument("--data-root", metavar="DIR", help=_DATA_ROOT)
+    check.add_argument("--split-seed", metavar="N", help=_SPLIT_SEED)
     return parser
 
 
@@ -112,8 +119,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_search_options(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is searched (kept in the run; decides its results)")
     what.add_argument("--space", metavar="NAME|FILE.yaml", help="the search space; `lt-search spaces` lists them")
-    what.add_argument("--dataset", metavar="NAME|FILE.csv", help="default: bundled images that fit the space")
-    what.add_argument("--data-root", metavar="DIR", help="where image paths start; default: the CSV's folder")
+    what.add_argument("--dataset", metavar="NAME|FILE.csv", help=f"default: bundled images; {_DATASETS}")
+    what.add_argument("--data-root", metavar="DIR", help=_DATA_ROOT)
     what.add_argument("--image-size", metavar="N", help="side in pixels to which images are decoded")
     what.add_argument("--budget", metavar="auto|small|full", help="auto takes it from data and device, and says so")
     what.add_argument("--metric", metavar="NAME", help="objective, such as mAP or BACC; default: the space's")
@@ -121,7 +128,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--search", action="append", metavar="NAME=RANGE", help="search one more, or another range")
     what.add_argument("--sampler", metavar="tpe|random", help="how trials are proposed (default: tpe)")
     what.add_argument("--seed", metavar="N", help="of training and proposals (default: 0)")
-    what.add_argument("--split-seed", metavar="N", help="of the split, where the data gives none (default: 0)")
+    what.add_argument("--split-seed", metavar="N", help=_SPLIT_SEED)
     what.add_argument("--no-prune", action="store_true", help="train every trial to its end, for comparisons")
     what.add_argument("--row", metavar="NAME", help="one row of a space that compares several; default: all in turn")
     how = parser.add_argument_group("how it is carried out")

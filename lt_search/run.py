@@ -24,7 +24,7 @@ from lt_search.export import export_best
 from lt_search.journal import Journal, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
-from lt_search.metrics import counted_classes, metrics_for
+from lt_search.metrics import METRICS, counted_classes, metrics_for
 from lt_search.plan import render_plan
 from lt_search.provenance import provenance
 from lt_search.referee import TRIALS
@@ -186,7 +186,7 @@ def _uncounted(spec: RunSpec, dataset: Dataset) -> Iterator[str]:
     """Says over which classes the objective averages, where those are not all."""
     counted = counted_classes(spec.metric, dataset.val.labels, len(dataset.classes))
     left_out = [name for index, name in enumerate(dataset.classes) if index not in counted]
-    if left_out:
+    if left_out and not METRICS[spec.metric].pooled:
         yield f"{spec.metric} on val averages over {len(counted)} classes; without: {', '.join(left_out)}"
 
 

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lt_search.class_groups import ClassGroups, class_groups
-from lt_search.data.label_table import LISTED
+from lt_search.data.csv_cells import LISTED
 from lt_search.data.table import Dataset, ImageHeader, Part, PartName, UnreadableImageError
 from lt_search.data.workers import progress_bar, usable_cores
+from lt_search.metrics import metrics_for
 from trainers.task import Task
 
 
@@ -56,11 +57,14 @@ class Description:
 
     def render(self) -> str:
         """The description as text, for a terminal or a log."""
+        main, *others = metrics_for(self.task)
         lines = [
             f"{self.name}: {self.task}, {sum(part.images for part in self.parts.values())} images, "
             f"{len(self.classes)} classes",
             f"fingerprint {self.fingerprint}, split {self.split_hash} ({self.split_origin})",
             f"images: {self._sizes()}; {_counted(self.modes)}; {'grey' if self.channels == 1 else 'RGB'} to a trainer",
+            f"class order: {', '.join(self.classes)}",
+            f"objective: {main.name} unless a space says otherwise; also scored: {', '.join(m.name for m in others)}",
             "",
             *self._table(),
         ]

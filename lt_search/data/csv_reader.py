@@ -24,20 +24,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lt_search.data.file_source import FileImages, FileState, inspect_files
-from lt_search.data.label_table import Row, check_rows, given_split, listing, read_rows, split_warnings
+from lt_search.data.assembly import LabelledFiles, assemble, check_parts, empty_parts
+from lt_search.data.csv_cells import listing
+from lt_search.data.file_source import FileState, inspect_images
+from lt_search.data.label_table import Row, check_rows, given_split, read_rows, split_warnings
 from lt_search.data.splits import SHARES, split_groups
-from lt_search.data.table import (
-    PART_NAMES,
-    Dataset,
-    Labels,
-    Part,
-    PartName,
-    digest,
-    digest_rows,
-    digest_split,
-    scarcity_warnings,
-)
+from lt_search.data.table import PART_NAMES, Dataset
 from lt_search.data.units import unit_name, units_of
 from lt_search.errors import Problems
 from trainers.task import Task
@@ -67,7 +59,15 @@ def read_csv_dataset(table: Path, data_root: Path | None = None, split_seed: int
     if parts_given is not None:
         part_of = np.array([PART_NAMES.index(part) for part in parts_given])
         origin = "given by the split column"
-        _check_given_parts(part_of, membership, classes, table, problems)
+        check_parts(
+            part_of,
+            membership,
+            classes,
+            str(table),
+            problems,
+            fill="mark some rows for it in the split column, or remove the column to have the images divided",
+            train="move some of their images to the train split, or leave these classes out",
+        )
         problems.raise_if_any()
     else:
         problems.raise_if_any()
@@ -77,37 +77,16 @@ def read_csv_dataset(table: Path, data_root: Path | None = None, split_seed: int
         problems.raise_if_any()
 
     multi_label = any(len(row.labels) != 1 for row in rows)
-    labels: Labels = membership if multi_label else membership.argmax(axis=1).astype(np.int64)
+    names = tuple(row.image for row in rows)
     grey = all(state.grey for state in states)
-
-    def part(name: PartName) -> Part:
-        chosen = np.flatnonzero(part_of == PART_NAMES.index(name))
-        names = tuple(rows[index].image for index in chosen)
-        own_units = tuple(units[index] for index in chosen)
-        own_states = [states[index] for index in chosen]
-        return Part(
-            name=name,
-            ids=names,
-            labels=labels[chosen],
-            groups=own_units,
-            source=FileImages.of(folder, names, own_states, grey),
-            fingerprint=digest_rows(names, labels[chosen], own_units, [state.size for state in own_states]),
-        )
-
-    parts = [part(name) for name in PART_NAMES]
-    images = digest_rows([row.image for row in rows], labels, units, [state.size for state in states])
-    train, val, test = parts
-    return Dataset(
+    return assemble(
+        LabelledFiles(folder, names, names, membership, units, states, grey),
+        part_of,
         name=_name(table),
         task=Task.MULTI_LABEL if multi_label else Task.MULTI_CLASS,
         classes=classes,
-        train=train,
-        val=val,
-        test=test,
-        fingerprint=digest((*classes, images)),
-        split_hash=digest_split({one.name: one.ids for one in parts}),
         split_origin=origin,
-        warnings=(*_task_warnings(rows, multi_label), *split_warnings(rows), *scarcity_warnings(classes, parts)),
+        warnings=(*_task_warnings(rows, multi_label), *split_warnings(rows)),
     )
 
 
@@ -125,21 +104,8 @@ def _inspect(
         problems.add("--data-root", f"no such folder: {data_root}", "give the folder that image paths start from")
         return ()
     names = [row.image for row in rows if row.image]
-    found = inspect_files(folder, names)
-    if found.missing:
-        hint = "give the folder that the paths start from with --data-root"
-        problems.add(
-            str(table),
-            f"{len(found.missing)} of {len(names)} images are missing from {folder}: {listing(found.missing)}",
-            hint if len(found.missing) == len(names) else "add the files, or remove their rows",
-        )
-    if found.unreadable:
-        problems.add(
-            str(table),
-            f"{len(found.unreadable)} of {len(names)} files are no image: {listing(found.unreadable)}",
-            "replace the files, or remove their rows",
-        )
-    return found.states
+    fix = "give the folder that the paths start from with --data-root"
+    return inspect_images(folder, names, str(table), problems, all_missing=fix)
 
 
 def _membership(rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
@@ -151,32 +117,8 @@ def _membership(rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.u
     return membership
 
 
-def _check_given_parts(
-    part_of: npt.NDArray[np.int64],
-    membership: npt.NDArray[np.uint8],
-    classes: Sequence[str],
-    table: Path,
-    problems: Problems,
-) -> None:
-    empty = [name for index, name in enumerate(PART_NAMES) if not (part_of == index).any()]
-    for name in empty:
-        problems.add(
-            str(table),
-            f"no image is in the {name} split",
-            f"mark some rows as {name} in the split column, or remove the column to have the images divided",
-        )
-    counts = membership[part_of == PART_NAMES.index("train")].sum(axis=0)
-    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if absent and "train" not in empty:
-        problems.add(
-            str(table),
-            f"{len(absent)} classes have no training image: {listing(absent)}",
-            "move some of their images to the train split, or leave these classes out",
-        )
-
-
 def _check_own_parts(part_of: npt.NDArray[np.int64], table: Path, problems: Problems) -> None:
-    empty = [name for index, name in enumerate(PART_NAMES) if not (part_of == index).any()]
+    empty = empty_parts(part_of)
     if empty:
         problems.add(
             str(table),

@@ -31,7 +31,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from lt_search.data.label_table import listing
+from lt_search.data.csv_cells import listing
 from lt_search.data.table import Part, UnreadableImageError, digest
 from lt_search.data.workers import progress_bar, usable_cores
 from lt_search.errors import Problem, UserError

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lt_search.data.csv_cells import listing
 from lt_search.data.image_files import GREY_MODES, read_header, read_image
 from lt_search.data.table import ImageHeader, UnreadableImageError, digest
+from lt_search.errors import Problems
 
 _THREADS = 8
 
@@ -81,19 +83,23 @@ class Inspection:
     """Names, each with the reason."""
 
 
-def inspect_files(folder: Path, names: Sequence[str]) -> Inspection:
-    """Looks at the size, the time of change and the header of every file.
+def inspect_files(folder: Path, names: Sequence[str], grey: bool | None = None) -> Inspection:
+    """Looks at the size, the time of change and, where that is needed, the header of every file.
 
     Args:
         folder: where the names start from.
         names: (N,) paths from `folder`.
+        grey: whether all files are grey, where that is known: no file is opened then, which is many times faster.
     """
+
+    def is_grey(path: Path) -> bool:
+        return read_header(path).mode in GREY_MODES if grey is None else grey
 
     def inspect(name: str) -> FileState | FileNotFoundError | UnreadableImageError:
         path = folder / name
         try:
             state = path.stat()
-            return FileState(state.st_size, state.st_mtime_ns, read_header(path).mode in GREY_MODES)
+            return FileState(state.st_size, state.st_mtime_ns, is_grey(path))
         except (FileNotFoundError, NotADirectoryError):
             return FileNotFoundError(name)
         except (OSError, ValueError) as error:
@@ -108,3 +114,38 @@ def inspect_files(folder: Path, names: Sequence[str]) -> Inspection:
         missing=tuple(str(one) for one in found if isinstance(one, FileNotFoundError)),
         unreadable=tuple(str(one) for one in found if isinstance(one, UnreadableImageError)),
     )
+
+
+def inspect_images(
+    folder: Path,
+    names: Sequence[str],
+    place: str,
+    problems: Problems,
+    *,
+    all_missing: str,
+    grey: bool | None = None,
+) -> tuple[FileState, ...]:
+    """The state of every file, in order, unless something is missing or no image, which adds to `problems`.
+
+    Args:
+        folder: where the names start from.
+        names: (N,) paths from `folder`.
+        place: the table that names them.
+        problems: takes what is wrong.
+        all_missing: what to do where not a single file is there.
+        grey: see `inspect_files`.
+    """
+    found = inspect_files(folder, names, grey)
+    if found.missing:
+        problems.add(
+            place,
+            f"{len(found.missing)} of {len(names)} images are missing from {folder}: {listing(found.missing)}",
+            all_missing if len(found.missing) == len(names) else "add the files, or remove their rows",
+        )
+    if found.unreadable:
+        problems.add(
+            place,
+            f"{len(found.unreadable)} of {len(names)} files are no image: {listing(found.unreadable)}",
+            "replace the files, or remove their rows",
+        )
+    return found.states

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lt_search.data.csv_cells import check_cells, listing, read_cells
 from lt_search.data.table import PART_NAMES, PartName
-from lt_search.errors import Problem, Problems, UserError
+from lt_search.errors import Problems
 
 SEPARATOR = "|"
 """Between the labels of one image."""
-
-LISTED = 10
-"""Offending rows or files named in one message; the rest is counted."""
 
 _REQUIRED = ("image", "label")
 _OPTIONAL = ("patient", "group", "split")
@@ -49,12 +46,6 @@ class Row:
     """In lower case."""
 
 
-def listing(items: Sequence[str]) -> str:
-    """The first `LISTED` items, and how many more there are."""
-    more = len(items) - LISTED
-    return ", ".join(items[:LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
 def read_rows(table: Path) -> list[Row]:
     """The rows of a CSV file; blank lines are skipped.
 
@@ -62,22 +53,11 @@ def read_rows(table: Path) -> list[Row]:
         UserError: the file cannot be read, is not UTF-8 or not CSV, lacks a column, has rows of another length,
             or no rows.
     """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            columns = [name.strip().lower() for name in next(reader, [])]
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except FileNotFoundError as error:
-        raise _error(table, "no such file", "give the path of a CSV file") from error
-    except UnicodeDecodeError as error:
-        what = f"not UTF-8 text ({error.reason} at byte {error.start})"
-        raise _error(table, what, "save the table as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise _error(f"{table}, line {reader.line_num}", f"not CSV ({error})", "save the table as CSV") from error
-    except OSError as error:
-        raise _error(table, f"cannot be read ({error.strerror})", "give the path of a CSV file") from error
-    _check_shape(columns, lines, table)
-    return [_row(line, dict(zip(columns, cells, strict=True))) for line, cells in lines]
+    cells = read_cells(table)
+    fix = "name the columns image,label[,patient][,group][,split], separated by commas"
+    check_cells(cells, table, _REQUIRED, fix, optional=_OPTIONAL)
+    columns = [cells.column(name) for name in (*_REQUIRED, *_OPTIONAL)]
+    return [_row(*row) for row in zip(cells.numbers, *columns, strict=True)]
 
 
 def check_rows(rows: Sequence[Row], table: Path, problems: Problems) -> None:
@@ -144,41 +124,15 @@ def split_warnings(rows: Sequence[Row]) -> tuple[str, ...]:
     return (f"{len(torn)} groups are in more than one given split: {listing(torn)}",) if torn else ()
 
 
-def _row(line: int, cells: dict[str, str]) -> Row:
-    given = {name: cells.get(name, "").strip() for name in (*_REQUIRED, *_OPTIONAL)}
+def _row(line: int, image: str, label: str, patient: str, group: str, split: str) -> Row:
     return Row(
         line=line,
-        image=os.path.normpath(given["image"]) if given["image"] else "",
-        labels=tuple(sorted({name.strip() for name in given["label"].split(SEPARATOR)} - {""})),
-        patient=given["patient"],
-        group=given["group"],
-        split=given["split"].lower(),
+        image=os.path.normpath(image) if image else "",
+        labels=tuple(sorted({name.strip() for name in label.split(SEPARATOR)} - {""})),
+        patient=patient,
+        group=group,
+        split=split.lower(),
     )
-
-
-def _check_shape(columns: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], table: Path) -> None:
-    problems = Problems()
-    place = f"{table}, line 1"
-    for name in _REQUIRED:
-        if name not in columns:
-            problems.add(
-                place,
-                f"no column {name!r}; the columns are: {', '.join(map(repr, columns)) or 'none'}",
-                "name the columns image,label[,patient][,group][,split], separated by commas",
-            )
-    for name in (*_REQUIRED, *_OPTIONAL):
-        if columns.count(name) > 1:
-            problems.add(place, f"{columns.count(name)} columns are named {name!r}", "keep one of them")
-    ragged = [str(line) for line, cells in lines if len(cells) != len(columns)]
-    if ragged:
-        problems.add(
-            str(table),
-            f"{len(ragged)} rows do not have {len(columns)} cells as the header has: lines {listing(ragged)}",
-            "quote cells that contain commas",
-        )
-    if not lines:
-        problems.add(str(table), "no rows below the header", "give one row per image")
-    problems.raise_if_any()
 
 
 def _in_several_splits(rows: Iterable[Row], key: Callable[[Row], str]) -> list[str]:
@@ -191,7 +145,3 @@ def _in_several_splits(rows: Iterable[Row], key: Callable[[Row], str]) -> list[s
         for unit, found in splits.items()
         if len(found) > 1
     ]
-
-
-def _error(place: Path | str, what: str, fix: str) -> UserError:
-    return UserError(Problem(str(place), what, fix))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from lt_search.data import isic2019, nih_cxr14
 from lt_search.data.csv_reader import read_csv_dataset
 from lt_search.data.digits import digits_lt, digits_ml
 from lt_search.data.table import Dataset
@@ -14,23 +16,48 @@ from trainers.task import Task
 
 PLACE = "--dataset"
 
+
+@dataclass(frozen=True)
+class Published:
+    """A data set that users download themselves."""
+
+    read: Callable[[str, Path, int], Dataset]
+    """Takes what follows the colon (empty if nothing does), the folder and the split seed."""
+    variants: tuple[str, ...]
+    """Its addresses; numbers in them stand for any number."""
+
+
 BUNDLED: dict[str, Callable[[str, int], Dataset]] = {"digits-lt": digits_lt, "digits-ml": digits_ml}
 """Bundled data sets by name: a function of what follows the colon (empty if nothing does) and the split seed."""
+
+PUBLISHED: dict[str, Published] = {
+    "isic2019": Published(isic2019.read_isic2019, isic2019.VARIANTS),
+    "nih-cxr14": Published(nih_cxr14.read_nih_cxr14, nih_cxr14.VARIANTS),
+}
+"""Data sets that users download, by name."""
 
 
 def load_dataset(name_or_csv: str, data_root: Path | None = None, split_seed: int = 0) -> Dataset:
     """Finds and reads a data set; images are not decoded yet.
 
     Args:
-        name_or_csv: `digits-lt`, `digits-lt:50` (imbalance factor), `digits-ml`, `digits-ml:20000` (training images),
-            or the path of a CSV file, see `lt_search.data.csv_reader`.
-        data_root: folder that the image paths of a CSV file start from; None for the file's own.
+        name_or_csv: one of
+
+            - bundled: `digits-lt`, `digits-lt:50` (imbalance factor), `digits-ml`, `digits-ml:20000` (training images);
+            - downloaded by the user to `data_root`: `isic2019`, `isic2019:lt-100`, `isic2019:balanced-100` (imbalance
+              factors), see `lt_search.data.isic2019`; `nih-cxr14`, `nih-cxr14:official`, `nih-cxr14:chexnet`,
+              `nih-cxr14:patient`, see `lt_search.data.nih_cxr14`;
+            - the path of a CSV file, see `lt_search.data.csv_reader`.
+        data_root: the folder of a downloaded data set; or where the image paths of a CSV file start from, None for
+            the file's own folder.
         split_seed: moves images, or patients, between training, validation and test, where no split is given.
 
     Raises:
         UserError: with everything that is wrong.
     """
     name, colon, argument = name_or_csv.partition(":")
+    if name in PUBLISHED:
+        return _load_published(name_or_csv, data_root, split_seed)
     if name in BUNDLED:
         problems = Problems()
         if data_root is not None:
@@ -46,14 +73,31 @@ def load_dataset(name_or_csv: str, data_root: Path | None = None, split_seed: in
         tables = sorted(path.glob("*.csv"))
         fix = f"give its table: {tables[0]}" if tables else "give the path of a CSV file"
         raise UserError(Problem(PLACE, f"{name_or_csv!r} is a folder", fix))
-    close = difflib.get_close_matches(name, BUNDLED, n=1)
+    known = [*BUNDLED, *PUBLISHED]
+    close = difflib.get_close_matches(name, known, n=1)
     raise UserError(
         Problem(
             PLACE,
             f"unknown data set {name_or_csv!r}",
-            (f"did you mean {close[0]!r}? " if close else "") + f"use {', '.join(BUNDLED)}, or the path of a CSV file",
+            (f"did you mean {close[0]!r}? " if close else "") + f"use {', '.join(known)}, or the path of a CSV file",
         )
     )
+
+
+def _load_published(address: str, data_root: Path | None, split_seed: int) -> Dataset:
+    name, colon, argument = address.partition(":")
+    published = PUBLISHED[name]
+    root = data_root.expanduser().absolute() if data_root else None
+    problems = Problems()
+    if root is None:
+        problems.add("--data-root", f"is missing: {name} is not bundled", "give the folder that it was unpacked into")
+    elif not root.is_dir():
+        problems.add("--data-root", f"no such folder: {root}", f"give the folder that {name} was unpacked into")
+    if colon and not argument:
+        problems.add(PLACE, f"{address!r} ends with a colon", f"use one of {', '.join(published.variants)}")
+    problems.raise_if_any()
+    assert root is not None
+    return published.read(argument, root, split_seed)
 
 
 def bundled_for(task: Task) -> str:

@@ -1,4 +1,4 @@
-"""Divides images 7:1:2 into training, validation and test images, whole groups at a time."""
+"""Divides images into training, validation and test images, whole groups at a time; 7:1:2 unless said otherwise."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def split_groups(membership: npt.NDArray[np.uint8], groups: Sequence[str], seed: int) -> Counts:
+def split_groups(
+    membership: npt.NDArray[np.uint8], groups: Sequence[str], seed: int, shares: Sequence[int] = SHARES
+) -> Counts:
     """Assigns every image to a part, stratified by label, with no group on two sides.
 
     Groups are dealt in random order by iterative stratification (Sechidis et al. 2011), the class with the fewest
     images left first. Then single groups are moved, the best move first, as long as that lets more classes
-    reach every part or else brings the numbers closer to 7:1:2, where the distance is the sum over parts and classes
-    of (number - wanted)^2 / wanted. Images without a label count as one more class, and so do all images together.
+    reach every part or else brings the numbers closer to the shares, where the distance is the sum over parts and
+    classes of (number - wanted)^2 / wanted. Images without a label count as one more class, and so do all images
+    together.
 
     Promised: no group is divided; every class has a training image; a class that has at least three groups to
     itself reaches every part. Where groups hold several classes, classes reach validation and test if no single
@@ -40,9 +43,11 @@ def split_groups(membership: npt.NDArray[np.uint8], groups: Sequence[str], seed:
         membership: (N, C) 0 / 1, which image has which class.
         groups: (N,) group key of each image.
         seed: moves groups between parts.
+        shares: what each part gets, the training part first; 7 and 1 divide into training and validation only.
 
     Returns:
-        (N,) index into `PART_NAMES`. Validation or test may be empty where there are too few groups.
+        (N,) index into `shares`, and so into `PART_NAMES`. Validation or test may be empty where there are too few
+        groups.
     """
     names, group_of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
     unlabelled = membership.sum(axis=1) == 0
@@ -52,23 +57,23 @@ def split_groups(membership: npt.NDArray[np.uint8], groups: Sequence[str], seed:
 
     order = np.random.default_rng(seed).permutation(len(names))
     part = np.empty(len(names), np.int64)
-    part[order] = _improve(_deal(counts[order]), counts[order], membership.shape[1])
+    part[order] = _improve(_deal(counts[order], shares), counts[order], membership.shape[1], shares)
     return part[group_of]
 
 
-def _wanted(counts: Counts) -> Floats:
+def _wanted(counts: Counts, shares: Sequence[int]) -> Floats:
     """(parts, columns) images that each part should have."""
-    return np.outer(np.array(SHARES) / sum(SHARES), counts.sum(axis=0))
+    return np.outer(np.array(shares) / sum(shares), counts.sum(axis=0))
 
 
-def _deal(counts: Counts) -> Counts:
+def _deal(counts: Counts, shares: Sequence[int]) -> Counts:
     """(G,) a part for each group, by iterative stratification in the order given.
 
     Args:
         counts: (G, columns) images of each group in each column; the last column is all images.
     """
     part = np.full(len(counts), _UNASSIGNED, np.int64)
-    lacking = _wanted(counts)
+    lacking = _wanted(counts, shares)
     while (free := np.flatnonzero(part == _UNASSIGNED)).size:
         left = counts[free].sum(axis=0)
         label = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin())
@@ -79,27 +84,27 @@ def _deal(counts: Counts) -> Counts:
     return part
 
 
-def _improve(part: Counts, counts: Counts, n_classes: int) -> Counts:
+def _improve(part: Counts, counts: Counts, n_classes: int, shares: Sequence[int]) -> Counts:
     """(G,) the parts after moving single groups as long as that helps."""
     part = part.copy()
-    wanted = np.maximum(_wanted(counts), 1e-12)
+    wanted = np.maximum(_wanted(counts, shares), 1e-12)
     has = counts[:, :n_classes] > 0
     # A class missing from training outweighs whatever its move may cost validation and test.
-    weight = np.ones(len(SHARES), np.int64)
+    weight = np.ones(len(shares), np.int64)
     weight[TRAIN] = 2 * n_classes + 1
 
-    moves = 3 * n_classes + _WORK // (len(SHARES) * counts.size)
+    moves = 3 * n_classes + _WORK // (len(shares) * counts.size)
     groups = np.arange(len(part))
     for _ in range(moves):
-        now = np.stack([counts[part == index].sum(axis=0) for index in range(len(SHARES))]).astype(float)
-        holders = np.stack([has[part == index].sum(axis=0) for index in range(len(SHARES))])
+        now = np.stack([counts[part == index].sum(axis=0) for index in range(len(shares))]).astype(float)
+        holders = np.stack([has[part == index].sum(axis=0) for index in range(len(shares))])
 
         # Leaving: the group may have been the last of a class in its part.
         lost = (has & (holders[part] == 1)).sum(axis=1) * weight[part]
         left = _change(now[part], -counts, wanted[part])
         # Arriving, for each part.
         gained = (has @ (holders == 0).T) * weight
-        joined = np.stack([_change(now[index], counts, wanted[index]) for index in range(len(SHARES))], axis=1)
+        joined = np.stack([_change(now[index], counts, wanted[index]) for index in range(len(shares))], axis=1)
 
         missing = lost[:, None] - gained
         distance = left[:, None] + joined

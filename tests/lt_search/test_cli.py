@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lt_search.cli import main
+from tests.lt_search.data.published import make_isic, make_nih
 
 
 class Outcome:
@@ -67,6 +68,7 @@ def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_p
         (["--space", "ldrnet", "--dataset", "digitsml"], "did you mean 'digits-ml'?"),
         (["--space", "ldrnet", "--dataset", "digits-lt"], "takes multi-label data"),
         (["--space", "ldrnet", "--metric", "mPA"], "did you mean mAP?"),
+        (["--space", "ldrnet", "--metric", "macro_ece"], "'macro_ece' is better when smaller"),
         (["--space", "ldrnet", "--set", "stage2.alhpa=1"], "did you mean stage2.alpha?"),
         (["--space", "ldrnet", "--set", "stage2.alpha=9"], "--set stage2.alpha=9"),
         (["--space", "ldrnet", "--search", "stage2.q=uniform(1,0.1)"], "reversed"),
@@ -180,6 +182,35 @@ def test_data_check_says_what_is_there(run, tmp_path: Path) -> None:
     outcome = run("data", "check", "--dataset", table)
     assert outcome.code == 2
     assert "5.png" in outcome.out + outcome.err
+
+
+def test_data_check_describes_a_published_data_set_with_its_split_and_metrics(run, tmp_path: Path) -> None:
+    outcome = run("data", "check", "--dataset", "isic2019:lt-10", "--data-root", make_isic(tmp_path / "isic"))
+    assert outcome.code == 0, outcome.err
+    for word in (
+        "isic2019:lt-10: multi-class",
+        "70:10:20 of each class",
+        "objective: BACC",
+        "quadratic_kappa",
+        "MEL, NV",
+    ):
+        assert word in outcome.out
+    outcome = run("data", "check", "--dataset", "nih-cxr14", "--data-root", make_nih(tmp_path / "nih"))
+    assert outcome.code == 0, outcome.err
+    for word in ("nih-cxr14: multi-label", "7:1:2 by patient", "objective: mAP", "macro_auc", "(no label)", "patients"):
+        assert word in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("isic2019", "ISIC_2019_Training_Input"), ("nih-cxr14", "Data_Entry_2017.csv")]
+)
+def test_data_check_of_the_wrong_folder_names_all_that_is_missing(run, tmp_path: Path, name: str, wanted: str) -> None:
+    (tmp_path / "there.txt").touch()
+    outcome = run("data", "check", "--dataset", name, "--data-root", tmp_path)
+    assert outcome.code == 2
+    assert wanted in outcome.err and "there.txt" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert run("data", "check", "--dataset", name).code == 2
 
 
 @pytest.mark.parametrize("command", ["status", "export", "report"])

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import subprocess
@@ -21,6 +22,41 @@ from trainers.task import Task
 
 Array = npt.NDArray[Any]
 PER_CLASS = [(task, metric.name) for task in Task for metric in metrics_for(task) if not metric.pooled]
+POOLED = [metric.name for metric in metrics_for(Task.MULTI_CLASS) if metric.pooled]
+
+
+def calibration_error(outcomes: Array, probabilities: Array, weights: Array) -> float:
+    """The expected calibration error, bin by bin."""
+    edges = np.linspace(0, 1, 16)
+    error = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (probabilities > low) & (probabilities <= high) | ((low == 0) & (probabilities == 0))
+        share = weights[inside].sum()
+        if share > 0:
+            gap = np.average(outcomes[inside], weights=weights[inside]) - np.average(
+                probabilities[inside], weights=weights[inside]
+            )
+            error += share / weights.sum() * abs(gap)
+    return error
+
+
+def pooled_reference(name: str, labels: Array, logits: Array, weights: Array) -> float:
+    """The value of a pooled metric by scikit-learn or `calibration_error`; NaN where it is not defined."""
+    predicted, classes = logits.argmax(axis=1), np.arange(logits.shape[1])
+    if name not in ("accuracy", "ECE") and len(set(labels[weights > 0])) < 2:
+        return math.nan
+    if name == "ECE":
+        confidence = np.round(softmax(logits, axis=1).max(axis=1), 14)
+        return calibration_error(labels == predicted, confidence, weights)
+    functions: dict[str, Callable[[], float]] = {
+        "accuracy": lambda: sk.accuracy_score(labels, predicted, sample_weight=weights),
+        "MCC": lambda: sk.matthews_corrcoef(labels, predicted, sample_weight=weights),
+        "kappa": lambda: sk.cohen_kappa_score(labels, predicted, labels=classes, sample_weight=weights),
+        "quadratic_kappa": lambda: sk.cohen_kappa_score(
+            labels, predicted, labels=classes, weights="quadratic", sample_weight=weights
+        ),
+    }
+    return float(functions[name]())
 
 
 def reference(name: str, task: Task, labels: Array, logits: Array, weights: Array) -> list[float]:
@@ -39,11 +75,15 @@ def reference(name: str, task: Task, labels: Array, logits: Array, weights: Arra
         "mACC": lambda t, s, p: sk.accuracy_score(t, p, sample_weight=weights),
         "macro_f1": lambda t, s, p: sk.f1_score(t, p, sample_weight=weights, zero_division=0),
         "BACC": lambda t, s, p: sk.recall_score(t, p, sample_weight=weights),
+        "macro_kappa": lambda t, s, p: sk.cohen_kappa_score(t, p, labels=[False, True], sample_weight=weights),
+        "macro_mcc": lambda t, s, p: sk.matthews_corrcoef(t, p, sample_weight=weights),
+        "macro_ece": lambda t, s, p: calibration_error(t, expit(s), weights),
     }
     values = []
     for index in range(logits.shape[1]):
         positive, negative = weights @ truth[:, index], weights @ ~truth[:, index]
-        needs = {"mAP": positive, "macro_auc": positive * negative, "mACC": 1.0, "macro_f1": positive}
+        both = positive * negative
+        needs = {"macro_auc": both, "macro_kappa": both, "macro_mcc": both, "mACC": 1.0, "macro_ece": 1.0}
         defined = needs.get(name, positive) > 0
         args = truth[:, index], scores[:, index], predicted[:, index]
         values.append(float(functions[name](*args)) if defined else math.nan)
@@ -81,6 +121,69 @@ def test_per_class_values_are_those_of_scikit_learn(task: Task, name: str, ties:
     }[weighting]
     expected = [reference(name, task, labels, logits, row) for row in weights]
     np.testing.assert_allclose(ours(name, task, labels, logits, weights), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("weighting", ["ones", "counts", "fractions"])
+def test_pooled_values_are_those_of_scikit_learn(name: str, ties: bool, weighting: str) -> None:
+    labels, logits = sample(Task.MULTI_CLASS, seed=7, n=150, n_classes=5, ties=ties)
+    rng = np.random.default_rng(8)
+    weights = {
+        "ones": np.ones((1, 150)),
+        "counts": rng.poisson(1.0, (4, 150)).astype(float),
+        "fractions": rng.random((4, 150)),
+    }[weighting]
+    expected = [pooled_reference(name, labels, logits, row) for row in weights]
+    assert len(set(expected)) == len(expected)
+    np.testing.assert_allclose(ours(name, Task.MULTI_CLASS, labels, logits, weights), expected, rtol=1e-12, atol=1e-14)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), n=st.integers(2, 25), n_classes=st.integers(2, 4))
+def test_every_pooled_metric_is_that_of_scikit_learn_on_random_data(
+    data: st.DataObject, n: int, n_classes: int
+) -> None:
+    name = data.draw(st.sampled_from(POOLED))
+
+    def draw(values: st.SearchStrategy[int], size: int) -> Array:
+        return np.array(data.draw(st.lists(values, min_size=size, max_size=size)))
+
+    logits = draw(st.integers(-3, 3), n * n_classes).reshape(n, n_classes).astype(float)
+    labels = draw(st.integers(0, n_classes - 1), n)
+    weights = draw(st.integers(0, 3), 2 * n).reshape(2, n).astype(float)
+    weights[:, 0] += 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [pooled_reference(name, labels, logits, row) for row in weights]
+    np.testing.assert_allclose(ours(name, Task.MULTI_CLASS, labels, logits, weights), expected, atol=1e-12)
+
+
+def test_agreement_is_undefined_with_one_true_class_and_correlation_0_with_one_predicted_class() -> None:
+    one_class = evaluate(Task.MULTI_CLASS, np.array([1, 1]), np.eye(3)[:2], class_groups([1, 1, 1])).scalars
+    assert all(math.isnan(one_class[name]) for name in ("kappa", "quadratic_kappa", "MCC"))
+    constant = evaluate(Task.MULTI_CLASS, np.array([0, 1, 2]), np.eye(3)[[1, 1, 1]], class_groups([1, 1, 1])).scalars
+    assert constant["MCC"] == constant["kappa"] == constant["quadratic_kappa"] == 0
+
+
+def test_quadratic_kappa_counts_how_far_off_a_prediction_is_in_the_order_of_the_classes() -> None:
+    labels = np.array([0, 1, 2, 3])
+    near, far = (np.eye(4)[[0, 1, 2, wrong]] for wrong in (2, 0))
+    scores = [evaluate(Task.MULTI_CLASS, labels, one, class_groups([1] * 4)).scalars for one in (near, far)]
+    assert scores[0]["quadratic_kappa"] > scores[1]["quadratic_kappa"]
+    assert scores[0]["kappa"] == pytest.approx(scores[1]["kappa"])
+
+
+def test_calibration_errors_of_known_probabilities() -> None:
+    logits = np.log([[0.8, 0.2]] * 4)
+    result = evaluate(Task.MULTI_CLASS, np.array([0, 0, 0, 1]), logits, class_groups([2, 1]))
+    assert result.scalars["ECE"] == pytest.approx(0.05)
+    # One label at probability 0.9 that is always there, one at 0.1 that is there in every second image.
+    logits = np.log([[9.0, 1 / 9]] * 4)
+    labels = np.array([[1, 1], [1, 0], [1, 1], [1, 0]])
+    result = evaluate(Task.MULTI_LABEL, labels, logits, class_groups([2, 1]))
+    assert result.per_class["macro_ece"] == pytest.approx((0.1, 0.4))
+    assert result.scalars["macro_ece"] == pytest.approx(0.25)
 
 
 @settings(max_examples=100, deadline=None)
@@ -215,6 +318,9 @@ def test_main_metric_comes_first() -> None:
         "macro_auc",
         "mACC",
         "macro_f1",
+        "macro_kappa",
+        "macro_mcc",
+        "macro_ece",
     ]
     assert [metric.name for metric in metrics_for(Task.MULTI_CLASS)] == [
         "BACC",
@@ -222,6 +328,10 @@ def test_main_metric_comes_first() -> None:
         "macro_auc",
         "macro_f1",
         "accuracy",
+        "kappa",
+        "quadratic_kappa",
+        "MCC",
+        "ECE",
     ]
 
 
@@ -231,6 +341,9 @@ def test_main_metric_comes_first() -> None:
         ("map", Task.MULTI_LABEL, ["no metric 'map'", "did you mean mAP?"]),
         ("macro-auc", Task.MULTI_CLASS, ["did you mean macro_auc?"]),
         ("BACC", Task.MULTI_LABEL, ["'BACC' does not apply to multi-label data", "mAP, macro_auc"]),
+        ("kappa", Task.MULTI_LABEL, ["'kappa' does not apply to multi-label data", "did you mean macro_kappa?"]),
+        ("ECE", Task.MULTI_CLASS, ["'ECE' is better when smaller", "metrics for multi-class data: BACC, mAP"]),
+        ("macro_ece", Task.MULTI_LABEL, ["'macro_ece' is better when smaller", "it is logged for every trial"]),
         ("xyzzy", Task.MULTI_CLASS, ["no metric 'xyzzy'", "metrics for multi-class data: BACC, mAP"]),
     ],
 )
@@ -241,6 +354,7 @@ def test_an_unknown_metric_names_the_valid_ones(name: str, task: Task, parts: li
     assert problem.place == "metric"
     assert all(part in str(problem) for part in parts)
     assert name != "xyzzy" or "did you mean" not in str(problem)
+    assert "ECE" not in problem.fix and "macro_ece" not in problem.fix
 
 
 def test_a_known_metric_passes() -> None:

@@ -10,6 +10,7 @@ import pytest
 from lt_search.data import Dataset, load_dataset, open_images
 from lt_search.data.check import describe
 from tests.lt_search.data.pictures import make_table, multi_class_rows, multi_label_rows
+from tests.lt_search.data.published import add_official_lists, make_isic, make_nih, nih_rows
 from trainers.task import Task
 
 Loader = Callable[[int], Dataset]
@@ -18,14 +19,31 @@ REAL = Path(__file__).parents[4] / "shared" / "data"
 REAL_NAMES = ("chula_rbc_cells", "mhsma_sperm", "nih_cxr1000", "wbc_zheng")
 
 
-@pytest.fixture(params=["digits-lt", "digits-ml", "csv multi-class", "csv multi-label"])
+PARAMS = [
+    "digits-lt",
+    "digits-ml",
+    "csv multi-class",
+    "csv multi-label",
+    "isic2019",
+    "isic2019:lt-10",
+    "nih-cxr14:patient",
+    "nih-cxr14:official",
+]
+
+
+@pytest.fixture(params=PARAMS)
 def load(request: pytest.FixtureRequest, tmp_path: Path) -> Loader:
-    name = request.param
+    name, root = request.param, None
     if name == "csv multi-class":
         name = str(make_table(tmp_path, multi_class_rows({"a": 60, "b": 20, "c": 8})))
     elif name == "csv multi-label":
         name = str(make_table(tmp_path, multi_label_rows(80)))
-    return lambda split_seed: load_dataset(name, split_seed=split_seed)
+    elif name.startswith("isic2019"):
+        root = make_isic(tmp_path / "isic")
+    elif name.startswith("nih-cxr14"):
+        root = make_nih(tmp_path / "nih")
+        add_official_lists(root, nih_rows())
+    return lambda split_seed: load_dataset(name, root, split_seed)
 
 
 def check_contract(dataset: Dataset) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lt_search.data import load_dataset
-from lt_search.data.label_table import LISTED
+from lt_search.data.csv_cells import LISTED
 from lt_search.data.table import Dataset
 from lt_search.errors import UserError
 from tests.lt_search.data.pictures import (

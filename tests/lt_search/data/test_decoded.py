@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from lt_search.data import decoded, load_dataset, open_images
-from lt_search.data.label_table import LISTED
+from lt_search.data.csv_cells import LISTED
 from lt_search.data.table import Part
 from lt_search.errors import UserError
 from tests.lt_search.data.pictures import make_table, multi_class_rows

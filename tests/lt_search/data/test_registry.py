@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_search.data import BUNDLED, bundled_for, load_dataset
+from lt_search.data import BUNDLED, PUBLISHED, bundled_for, load_dataset
 from lt_search.errors import UserError
 from tests.lt_search.data.pictures import make_table, multi_class_rows
 from trainers.task import Task
@@ -25,7 +25,7 @@ def test_unknown_names_are_answered_with_all_and_the_closest() -> None:
     message = message_of("digit-lt")
     assert "--dataset: unknown data set 'digit-lt'" in message
     assert "did you mean 'digits-lt'?" in message
-    assert all(name in message for name in BUNDLED)
+    assert all(name in message for name in (*BUNDLED, *PUBLISHED))
 
 
 def test_a_folder_is_answered_with_its_table(tmp_path: Path) -> None:
@@ -35,6 +35,18 @@ def test_a_folder_is_answered_with_its_table(tmp_path: Path) -> None:
 
 def test_bundled_data_has_no_root(tmp_path: Path) -> None:
     assert "--data-root: 'digits-lt' is bundled" in message_of("digits-lt", tmp_path)
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_published_data_needs_its_folder_and_a_variant_that_is_not_empty(name: str) -> None:
+    message = message_of(f"{name}:")
+    assert f"--data-root: is missing: {name} is not bundled" in message
+    assert f"{name + ':'!r} ends with a colon" in message
+    assert all(variant in message for variant in PUBLISHED[name].variants)
+
+
+def test_a_misspelled_published_name_is_answered_with_the_right_one() -> None:
+    assert "did you mean 'nih-cxr14'?" in message_of("nih_cxr14")
 
 
 def test_reading_tables_does_not_import_torch_or_ray() -> None:

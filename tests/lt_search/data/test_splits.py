@@ -103,3 +103,10 @@ def test_training_comes_before_what_others_lose(seed: int) -> None:
 def test_nothing_is_left_for_other_parts_where_every_class_has_one_group() -> None:
     parts = split_groups(one_hot([1, 1, 1]), ["a", "b", "c"], 0)
     assert (parts == TRAIN).all()
+
+
+def test_shares_of_two_parts_divide_into_two() -> None:
+    groups = [str(index // 2) for index in range(160)]
+    parts = split_groups(one_hot([80, 80]), groups, 0, shares=(7, 1))
+    assert np.bincount(parts).tolist() == [140, 20]
+    assert all(len(set(parts[index : index + 2])) == 1 for index in range(0, 160, 2))

@@ -1,0 +1,133 @@
+"""A data set from labelled image files and the part that each of them is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lt_search.data.csv_cells import listing
+from lt_search.data.file_source import FileImages, FileState
+from lt_search.data.table import (
+    PART_NAMES,
+    Dataset,
+    Labels,
+    Part,
+    PartName,
+    digest,
+    digest_rows,
+    digest_split,
+    scarcity_warnings,
+)
+from lt_search.errors import Problems
+from trainers.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFiles:
+    """Image files with what is known of each, in the order of their ids."""
+
+    folder: Path
+    ids: tuple[str, ...]
+    """(N,) names of the images, unique and sorted."""
+    paths: tuple[str, ...]
+    """(N,) where they are, from `folder`."""
+    membership: npt.NDArray[np.uint8]
+    """(N, C) 0 / 1, which image has which class."""
+    units: tuple[str, ...]
+    """(N,) what must stay together."""
+    states: tuple[FileState, ...]
+    grey: bool
+    """Whether images are grey to the trainer; else they are RGB."""
+
+
+def assemble(
+    files: LabelledFiles,
+    part_of: npt.NDArray[np.int64],
+    *,
+    name: str,
+    task: Task,
+    classes: tuple[str, ...],
+    split_origin: str,
+    warnings: Sequence[str] = (),
+) -> Dataset:
+    """The data set.
+
+    Args:
+        files: all images.
+        part_of: (N,) index into `PART_NAMES`.
+        name: of the data set.
+        task: multi-class takes each image's one class.
+        classes: (C,) their names, in the order of `files.membership`.
+        split_origin: how the split came about, in words.
+        warnings: what a person should know; classes with few images are added.
+    """
+    membership = files.membership
+    labels: Labels = membership if task is Task.MULTI_LABEL else membership.argmax(axis=1).astype(np.int64)
+
+    def part(part_name: PartName) -> Part:
+        chosen = np.flatnonzero(part_of == PART_NAMES.index(part_name))
+        ids, paths, units = (tuple(all_[index] for index in chosen) for all_ in (files.ids, files.paths, files.units))
+        states = [files.states[index] for index in chosen]
+        return Part(
+            name=part_name,
+            ids=ids,
+            labels=labels[chosen],
+            groups=units,
+            source=FileImages.of(files.folder, paths, states, files.grey),
+            fingerprint=digest_rows(ids, labels[chosen], units, [state.size for state in states]),
+        )
+
+    parts = [part(part_name) for part_name in PART_NAMES]
+    images = digest_rows(files.ids, labels, files.units, [state.size for state in files.states])
+    train, val, test = parts
+    return Dataset(
+        name=name,
+        task=task,
+        classes=classes,
+        train=train,
+        val=val,
+        test=test,
+        fingerprint=digest((*classes, images)),
+        split_hash=digest_split({one.name: one.ids for one in parts}),
+        split_origin=split_origin,
+        warnings=(*warnings, *scarcity_warnings(classes, parts)),
+    )
+
+
+def empty_parts(part_of: npt.NDArray[np.int64]) -> list[PartName]:
+    """The parts that no image is in."""
+    return [name for index, name in enumerate(PART_NAMES) if not (part_of == index).any()]
+
+
+def check_parts(
+    part_of: npt.NDArray[np.int64],
+    membership: npt.NDArray[np.uint8],
+    classes: Sequence[str],
+    place: str,
+    problems: Problems,
+    *,
+    fill: str,
+    train: str,
+) -> None:
+    """Adds parts without an image, and classes without a training image.
+
+    Args:
+        part_of: (N,) index into `PART_NAMES`.
+        membership: (N, C) 0 / 1.
+        classes: (C,) their names.
+        place: where the split is from.
+        problems: takes what is wrong.
+        fill: what to do about an empty part.
+        train: what to do about a class without a training image.
+    """
+    empty = empty_parts(part_of)
+    for name in empty:
+        problems.add(place, f"no image is in the {name} split", fill)
+    counts = membership[part_of == PART_NAMES.index("train")].sum(axis=0)
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if absent and "train" not in empty:
+        problems.add(place, f"{len(absent)} classes have no training image: {listing(absent)}", train)

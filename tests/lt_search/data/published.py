@@ -1,0 +1,128 @@
+"""Small folders in the layout in which data sets are published."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lt_search.data import isic2019, nih_cxr14
+from tests.lt_search.data.pictures import save_grey, write_csv
+
+ISIC_COUNTS = {"MEL": 24, "NV": 40, "BCC": 18, "AK": 10, "BKL": 14, "DF": 6, "VASC": 6, "SCC": 8}
+
+NIH_COLUMNS = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+"""The header as published: the brackets hold commas."""
+
+
+def make_isic(
+    root: Path,
+    counts: Mapping[str, int] = ISIC_COUNTS,
+    *,
+    images_per_lesion: int = 1,
+    pictures: bool = True,
+) -> Path:
+    """ISIC 2019 with so many images of each class; every fifth is called `_downsampled`, every seventh has no lesion.
+
+    Without `pictures`, image files are empty, which does for reading but not for decoding.
+    """
+    folder = root / isic2019.IMAGES
+    folder.mkdir(parents=True)
+    labels = [name for name, count in counts.items() for _ in range(count)]
+    labels = [labels[index] for index in np.random.default_rng(0).permutation(len(labels))]
+    seen: dict[str, int] = dict.fromkeys(counts, 0)
+    truth, metadata = [], []
+    for number, label in enumerate(labels):
+        image = f"ISIC_{number:07d}" + "_downsampled" * (number % 5 == 0)
+        lesion = "" if number % 7 == 0 else f"IL_{label}_{seen[label] // images_per_lesion}"
+        seen[label] += 1
+        one_hot = [f"{float(label == name)}" for name in (*isic2019.CLASSES, "UNK")]
+        truth.append([image, *one_hot])
+        metadata.append([image, "45.0", "anterior torso", lesion, "female"])
+        if pictures:
+            pixels = np.random.default_rng(number).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{image}.jpg")
+        else:
+            (folder / f"{image}.jpg").touch()
+    write_csv(root / isic2019.GROUND_TRUTH, ["image", *isic2019.CLASSES, "UNK"], truth)
+    columns = ["image", "age_approx", "anatom_site_general", "lesion_id", "sex"]
+    write_csv(root / isic2019.METADATA, columns, metadata)
+    return root
+
+
+def nih_rows(n_patients: int = 60) -> list[tuple[str, str, str]]:
+    """Image, findings and patient: two images of each patient, the first with one finding, the other with two or none.
+
+    Every finding has images of at least four patients.
+    """
+    names = nih_cxr14.CLASSES
+    rows = []
+    for patient in range(1, n_patients + 1):
+        first = names[patient % len(names)]
+        second = "|".join([first, names[(patient + 5) % len(names)]]) if patient % 2 else "No Finding"
+        rows += [(f"{patient:08d}_00{visit}.png", found, str(patient)) for visit, found in enumerate((first, second))]
+    return rows
+
+
+def make_nih(
+    root: Path,
+    rows: Sequence[tuple[str, str, str]] | None = None,
+    *,
+    table: str = "Data_Entry_2017_v2020.csv",
+    folders: Sequence[str] = ("images",),
+    trailing: bool = False,
+) -> Path:
+    """NIH ChestX-ray14 without lists; image i is in folder i of `folders`, again from the first after the last.
+
+    With `trailing`, header and rows of the table end with an empty column.
+    """
+    rows = nih_rows() if rows is None else rows
+    end = "," * trailing
+    lines = [NIH_COLUMNS + end]
+    for number, (image, found, patient) in enumerate(rows):
+        save_grey(root / folders[number % len(folders)] / image, number)
+        lines.append(f"{image},{found},0,{patient},58,M,PA,2682,2749,0.143,0.143{end}")
+    (root / table).write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_list(path: Path, lines: Sequence[str]) -> Path:
+    """A published list: its last line has no newline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines))
+    return path
+
+
+def add_official_lists(root: Path, rows: Sequence[tuple[str, str, str]], n_test: int = 20) -> None:
+    """The official lists, with the last patients in the test part."""
+    patients = sorted({int(patient) for _, _, patient in rows})
+    held_out = {str(patient) for patient in patients[len(patients) - n_test :]}
+    write_list(root / "train_val_list.txt", [image for image, _, patient in rows if patient not in held_out])
+    write_list(root / "test_list.txt", [image for image, _, patient in rows if patient in held_out])
+
+
+def add_chexnet_lists(folder: Path, rows: Sequence[tuple[str, str, str]]) -> None:
+    """The CheXNet lists: of each six patients, the fifth is in validation and the sixth in test."""
+    lines: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for image, found, patient in rows:
+        part = {4: "val", 5: "test"}.get(int(patient) % 6, "train")
+        labels = " ".join(str(int(name in found.split("|"))) for name in nih_cxr14.CLASSES)
+        lines[part].append(f"{image} {labels}")
+    for part, own in lines.items():
+        write_list(folder / f"{part}_list.txt", own)
+
+
+def rewrite(table: Path, column: str, change: Mapping[str, str], key: str) -> None:
+    """Changes cells of a column of a CSV file, by the cell that their row has in column `key`."""
+    with table.open(newline="") as file:
+        columns, *rows = list(csv.reader(file))
+    for row in rows:
+        if row[columns.index(key)] in change:
+            row[columns.index(column)] = change[row[columns.index(key)]]
+    write_csv(table, columns, rows)
