@@ -112,14 +112,19 @@ def moments(sums: GroupSums, min_count: int = 2) -> Moments:
     """
     count = sums.count[..., None]
     pool_mean = sums.total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
-    mean = torch.where(count > 0, sums.total / count.clamp(min=1), pool_mean)
     own_mean = sums.total / count.clamp(min=1)
-    product = own_mean.square() if sums.diagonal else own_mean.unsqueeze(-1) * own_mean.unsqueeze(-2)
+    mean = torch.where(count > 0, own_mean, pool_mean)
     n = count if sums.diagonal else count[..., None]
-    scatter = sums.outer - n * product
+    # Group by group and in place: with many classes the covariances are by far the largest tensors of a round.
+    cov = sums.outer.clone()
+    for j in range(count.shape[1]):
+        m = own_mean[:, j]
+        cov[:, j] -= n[:, j] * (m.square() if sums.diagonal else m.unsqueeze(-1) * m.unsqueeze(-2))
     freedom = (n - (n > 0).to(n)).sum(1).clamp(min=1)
-    within = scatter.sum(1) / freedom
-    cov = torch.where(n >= max(2, min_count), scatter / (n - 1).clamp(min=1), within.unsqueeze(1))
+    within = cov.sum(1) / freedom
+    for j in range(count.shape[1]):
+        own = cov[:, j] / (n[:, j] - 1).clamp(min=1)
+        cov[:, j] = torch.where(n[:, j] >= max(2, min_count), own, within)
     return Moments(sums.count, mean, cov, within)
 
 
@@ -161,9 +166,12 @@ class Gaussians:
     @classmethod
     def of(cls, mean: Tensor, cov: Tensor) -> Gaussians:
         """Gaussians of means (P, J, D) and covariances (P, J, D, D), or variances (P, J, D), in float64."""
-        # Rounding may leave the variance of a constant feature a hair below zero.
-        factor = cov.clamp(min=0).sqrt() if cov.dim() == mean.dim() else cholesky(cov)
-        return cls(mean.float(), factor.float())
+        factor = torch.empty(cov.shape, dtype=torch.float32, device=cov.device)
+        for j in range(cov.shape[1]):
+            # Rounding may leave the variance of a constant feature a hair below zero.
+            own = cov[:, j].clamp(min=0).sqrt() if cov.dim() == mean.dim() else cholesky(cov[:, j])
+            factor[:, j] = own.float()
+        return cls(mean.float(), factor)
 
     def sample(self, groups: Tensor, generator: torch.Generator) -> Tensor:
         """Draws mean + L eps for groups (B, P), integers below J; returns (B, P, D) float32.
@@ -228,18 +236,19 @@ def covariances(
     if not sums.diagonal and (cov_type == "diag" or (cov_type == "auto" and wide)):
         cov, within = cov.diagonal(dim1=-2, dim2=-1), within.diagonal(dim1=-2, dim2=-1)
     diagonal = cov.dim() == found.mean.dim()
-    if cov_type == "auto" and not diagonal:
-        # A group without a covariance of its own keeps its pool's, which is well estimated.
-        few = (found.count >= max(2, min_count)) & (found.count < 2 * sums.dim)
-        cov = torch.where(few[..., None, None], torch.diag_embed(cov.diagonal(dim1=-2, dim2=-1)), cov)
-
+    few = (found.count >= max(2, min_count)) & (found.count < 2 * sums.dim)
     n = found.count[..., None] if diagonal else found.count[..., None, None]
-    g = 1 - (1 - shrinkage) * (n / (n + shrinkage_count) if shrinkage_count > 0 else 1.0)
-    target = scaled_identity(cov, diagonal=diagonal) if towards == "identity" else within.unsqueeze(1)
-    shrunk = shrink(cov, target, g)
-    if ridge > 0:
-        eye = 1.0 if diagonal else torch.eye(sums.dim, dtype=cov.dtype, device=cov.device)
-        shrunk = shrunk + ridge * eye
+    g = 1 - (1 - shrinkage) * (n / (n + shrinkage_count) if shrinkage_count > 0 else torch.ones_like(n))
+    shrunk = cov if cov.is_contiguous() else cov.contiguous()
+    for j in range(cov.shape[1]):
+        own = shrunk[:, j]
+        if cov_type == "auto" and not diagonal:
+            # A group without a covariance of its own keeps its pool's, which is well estimated.
+            own = torch.where(few[:, j, None, None], torch.diag_embed(own.diagonal(dim1=-2, dim2=-1)), own)
+        target = scaled_identity(own, diagonal=diagonal) if towards == "identity" else within
+        own = shrink(own, target, g[:, j])
+        (own if diagonal else own.diagonal(dim1=-2, dim2=-1)).add_(ridge)
+        shrunk[:, j] = own
     return found.mean, shrunk
 
 
