@@ -24,7 +24,7 @@ from lt_search.export import export_best
 from lt_search.journal import Journal, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
-from lt_search.metrics import METRICS, counted_classes, metrics_for
+from lt_search.metrics import METRICS, counted_classes
 from lt_search.plan import render_plan
 from lt_search.provenance import provenance
 from lt_search.referee import TRIALS
@@ -33,13 +33,13 @@ from lt_search.resources import resolve_resources
 from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run
 from lt_search.sampler import ReseededSampler
 from lt_search.space import load_space
-from lt_search.spec import RunSpec, SpecOptions, resolve_spec, trainer_type
+from lt_search.spec import RunSpec, SpecOptions, resolve_spec, tasks_of, trainer_type
 from lt_search.store import FolderStore, open_storage
 from lt_search.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
     from lt_search.data.table import Dataset
-    from trainers.base import Task, TwoStageTrainer, Weights
+    from trainers.base import Weights
 
 DEVICE = "device"
 """User attribute of the study: on what its trials were last computed."""
@@ -125,18 +125,12 @@ def check_places(options: SpecOptions, how: RunOptions) -> tuple[FolderStore, Da
     problems.collect(lambda: check_address(how.address))
     storage = problems.collect(lambda: open_storage(how.storage))
     trainer = problems.collect(lambda: trainer_type(load_space(options.space).trainer))
-    bundled = bundled_for(_task_of(trainer, load_space(options.space).metric)) if trainer else ""
+    bundled = bundled_for(tasks_of(trainer, load_space(options.space).metric)[-1]) if trainer else ""
     dataset = problems.collect(lambda: _load_data(vars(options), bundled)) if options.dataset or bundled else None
     problems.raise_if_any()
     assert storage is not None
     assert dataset is not None
     return storage, dataset
-
-
-def _task_of(trainer: type[TwoStageTrainer[Any]], metric: str) -> Task:
-    """The task that a space is for: its trainer's; of several, one that its metric measures."""
-    measured = [task for task in sorted(trainer.tasks) if metric in {found.name for found in metrics_for(task)}]
-    return (measured or sorted(trainer.tasks))[-1]
 
 
 def _sayer(console: Console) -> Callable[[str], None]:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_search.space import load_space, shipped_spaces
-from lt_search.spec import trainer_type
+from lt_search.spec import tasks_of, trainer_type
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -24,9 +24,10 @@ def list_spaces() -> Table:
         table.add_column(column, overflow="fold")
     for name, text in shipped_spaces().items():
         space = load_space(name)
-        tasks = " or ".join(sorted(trainer_type(space.trainer).tasks))
+        tasks = " or ".join(tasks_of(trainer_type(space.trainer), space.metric))
         about = text.splitlines()[0].lstrip("# ") if text.startswith("#") else ""
-        table.add_row(name, space.trainer, tasks, str(len(space.search)), about)
+        searches = str(len(space.search)) + (f" in each of {len(space.rows)} rows" if space.rows else "")
+        table.add_row(name, space.trainer, tasks, searches, about)
     return table
 
 
@@ -45,6 +46,13 @@ def show_space(name: str) -> Group:
         rungs = f"stage 1 {budget.rungs.stage1}, stage 2 {budget.rungs.stage2}, eta {budget.rungs.eta}"
         fixed = ", ".join(f"{field}={value}" for field, value in {**space.set, **budget.set}.items())
         budgets.add_row(budget_name, str(budget.trials), size, rungs, fixed)
+    rows = Table(title="rows, each searched by itself", title_justify="left", box=None, pad_edge=False)
+    for column in ("row", "fixed", "searched beside the common ones"):
+        rows.add_column(column, overflow="fold")
+    for row_name, row in space.rows.items():
+        fixed = ", ".join(f"{field}={value}" for field, value in row.set.items())
+        searched = space.parameters(next(iter(space.budgets)), row_name)
+        rows.add_row(row_name, fixed, ", ".join(f"{field} {_range(searched[field])}" for field in row.search))
     ranges = {budget: space.parameters(budget) for budget in space.budgets}
     table = Table(title=f"fields of {space.trainer}", title_justify="left", box=None, pad_edge=False)
     for column in ("field", "default", "searched", "what it does"):
@@ -59,7 +67,11 @@ def show_space(name: str) -> Group:
             searched = next(iter(texts.values())) if same else "; ".join(f"{b}: {t}" for b, t in texts.items() if t)
             about = " ".join((info.description or "").split())
             table.add_row(f"{section}.{field}", str(getattr(model, field)), searched, Text(about))
-    return Group(Text(f"{name}: {space.trainer}, maximises {space.metric}"), Text(), budgets, Text(), table)
+    title: Text | Table = Text(f"{name}: {space.trainer}, maximises {space.metric}")
+    parts = [title, Text(), budgets, Text(), table]
+    if space.rows:
+        parts[4:4] = [rows, Text()]
+    return Group(*parts)
 
 
 def _range(parameter: Parameter | None) -> str:

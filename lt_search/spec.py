@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lt_search.class_groups import class_groups
 from lt_search.errors import Problem, Problems, UserError
-from lt_search.metrics import check_metric, counted_classes
+from lt_search.metrics import check_metric, counted_classes, metrics_for
 from lt_search.parameters import Condition, Parameter, in_sampling_order
 from lt_search.rungs import Rung
 from lt_search.space import Budget, Row, RungPlan, Space, check_range, load_space
@@ -22,7 +22,7 @@ from trainers.registry import UnknownTrainer, find_trainer
 
 if TYPE_CHECKING:
     from lt_search.data.table import Dataset
-    from trainers.base import TrainerConfig, TwoStageTrainer
+    from trainers.base import Task, TrainerConfig, TwoStageTrainer
 
 MIN_EPOCHS = 8
 """Shortest stage 1 that is derived from the size of the data."""
@@ -144,6 +144,12 @@ def trainer_type(name: str) -> type[TwoStageTrainer[Any]]:
         return find_trainer(name)
     except UnknownTrainer as error:
         raise UserError(Problem("trainer", str(error))) from error
+
+
+def tasks_of(trainer: type[TwoStageTrainer[Any]], metric: str) -> list[Task]:
+    """The tasks that a space is for: its trainer's; of several, those that its metric measures."""
+    measured = [task for task in sorted(trainer.tasks) if metric in {found.name for found in metrics_for(task)}]
+    return measured or sorted(trainer.tasks)
 
 
 def parse_config(config_type: type[TrainerConfig], nested: Mapping[str, Any]) -> TrainerConfig:

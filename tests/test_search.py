@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -11,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from lt_search.cli import main
+from lt_search.cluster import ray_cluster
 from lt_search.journal import Journal
 from tests.lt_search.conftest import own_cache, tiny_csv, tiny_space  # noqa: F401 (fixtures)
 
@@ -49,6 +54,14 @@ class Searches:
         assert "Traceback" not in err
         return out + err
 
+    def inline(self, *options: object, code: int = 0) -> str:
+        """As `run`, in this process and on the tests' shared Ray, which saves starting both."""
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            found = main(["search", "--storage", str(self.storage), *map(str, options)])
+        assert found == code, out.getvalue() + err.getvalue()
+        return out.getvalue() + err.getvalue()
+
     def new(self, name: str, *options: object) -> tuple[object, ...]:
         return ("--space", self.space, "--dataset", self.table, "--name", name, *options)
 
@@ -77,6 +90,15 @@ class Searches:
 @pytest.fixture
 def searches(tmp_path: Path, tiny_space: Path, tiny_csv: Path) -> Searches:  # noqa: F811
     return Searches(tmp_path / "runs", tiny_space, tiny_csv)
+
+
+@pytest.fixture(scope="module")
+def shared_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray that many searches of this module run on, one after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LT_SEARCH_CACHE", str(tmp_path_factory.mktemp("workers-cache")))  # workers keep this one
+        with ray_cluster(None):
+            yield
 
 
 def _slow(seconds: float) -> tuple[str, ...]:
@@ -123,12 +145,13 @@ def test_a_search_ends_with_all_it_promises(searches: Searches) -> None:
     assert "differs from the run's" in searches.run("--resume", "a", "--seed", 5, code=2)
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_one_worker_gives_the_same_search_twice_and_resume_extends_it(searches: Searches) -> None:
-    searches.run(*searches.new("a", "--trials", 6, "--max-concurrent", 1))
-    searches.run(*searches.new("b", "--trials", 3, "--max-concurrent", 1))
-    searches.run("--resume", "b", "--trials", 6, "--max-concurrent", 1)
+    searches.inline(*searches.new("a", "--trials", 6, "--max-concurrent", 1))
+    searches.inline(*searches.new("b", "--trials", 3, "--max-concurrent", 1))
+    searches.inline("--resume", "b", "--trials", 6, "--max-concurrent", 1)
     assert searches.truth("a") == searches.truth("b")
-    assert "best: trial" in searches.run("--resume", "a"), "a run that is done shows its end again"
+    assert "best: trial" in searches.inline("--resume", "a"), "a run that is done shows its end again"
     assert len(searches.trials("a")) == 6
 
 
@@ -196,10 +219,11 @@ def test_a_second_driver_is_refused(searches: Searches) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_failures_are_recorded_and_the_search_goes_on(searches: Searches) -> None:
     limits = ("fail_above_lr=2", "nan_above_lr=1", "die_above_lr=4")
     sets = [word for limit in limits for word in ("--set", f"stage1.{limit}")]
-    searches.run(*searches.new("a", "--trials", 14, "--no-prune", "--search", "stage1.lr=uniform(0.1, 6)", *sets))
+    searches.inline(*searches.new("a", "--trials", 14, "--no-prune", "--search", "stage1.lr=uniform(0.1, 6)", *sets))
     trials = searches.trials("a")
     assert len(trials) == 14
     for trial in trials:
@@ -215,40 +239,44 @@ def test_failures_are_recorded_and_the_search_goes_on(searches: Searches) -> Non
     assert "&lt;for &amp; this test&gt;" in (searches.storage / "a/report.html").read_text()
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_trial_whose_worker_dies_once_goes_on_from_its_checkpoint(searches: Searches, tmp_path: Path) -> None:
     died = tmp_path / "died"
-    searches.run(*searches.new("a", "--trials", 1, "--set", f"stage1.die_once={died}"))
+    searches.inline(*searches.new("a", "--trials", 1, "--set", f"stage1.die_once={died}"))
     assert died.exists()
-    searches.run(*searches.new("b", "--trials", 1))
+    searches.inline(*searches.new("b", "--trials", 1))
     [recovered], [undisturbed] = searches.trials("a"), searches.trials("b")
     assert recovered.state is TrialState.COMPLETE
     assert recovered.value == undisturbed.value
     assert recovered.intermediate_values == undisturbed.intermediate_values
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_ldrnet_searched_twice_gives_the_same_and_its_export_scores_the_same(searches: Searches) -> None:
     for name in ("a", "b"):
         short = ("--set", "stage1.epochs=2", "--set", "stage2.rounds=1", "--max-concurrent", 1, "--trials", 2)
-        searches.run("--space", "ldrnet", "--dataset", "digits-ml:200", "--budget", "small", "--name", name, *short)
+        searches.inline("--space", "ldrnet", "--dataset", "digits-ml:200", "--budget", "small", "--name", name, *short)
     assert searches.truth("a") == searches.truth("b")
     again = searches.command("evaluate", searches.storage / "a/best")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "exactly the numbers" in again.stdout
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_search_whose_first_trials_all_fail_stops_and_says_why(searches: Searches) -> None:
-    out = searches.run(*searches.new("a", "--trials", 30, "--set", "stage1.fail_above_lr=0.001"), code=1)
+    out = searches.inline(*searches.new("a", "--trials", 30, "--set", "stage1.fail_above_lr=0.001"), code=1)
     assert "trials failed, and none got further" in out
     assert "ArithmeticError: learning rate" in out
     assert len(searches.trials("a")) < 30
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_time_budget_ends_a_search_that_can_go_on(searches: Searches) -> None:
-    out = searches.run(*searches.new("a", "--trials", 50, "--time-budget", "10s", "--no-prune", *_slow(0.5)))
+    out = searches.inline(*searches.new("a", "--trials", 50, "--time-budget", "10s", "--no-prune", *_slow(0.5)))
     assert "the time budget is used up; go on with: python run_search.py --resume a" in out
     before = searches.trials("a")
     assert [trial for trial in before if trial.state is TrialState.RUNNING]
-    searches.run("--resume", "a", "--trials", len(before))
+    searches.inline("--resume", "a", "--trials", len(before))
     after = searches.trials("a")
     assert [(trial.state, trial.params) for trial in after] == [(TrialState.COMPLETE, t.params) for t in before]
 
@@ -283,6 +311,7 @@ def test_two_raylets_with_separate_folders_share_one_search(
     assert any(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(times, 2)), "two trials ran at once"
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_rows_are_searched_by_themselves_and_ranked(searches: Searches, tmp_path: Path) -> None:
     space = tmp_path / "rows.yaml"
     space.write_text(
@@ -294,9 +323,9 @@ rows:
 """
     )
     asked = ("--space", space, "--dataset", searches.table, "--name", "a", "--no-prune")
-    out = searches.run(*asked, "--trials", 2, "--time-budget", "1s")
+    out = searches.inline(*asked, "--trials", 2, "--time-budget", "1s")
     assert "the time budget is used up; go on with: python run_search.py --resume a" in out
-    out = searches.run("--resume", "a", "--trials", 3)
+    out = searches.inline("--resume", "a", "--trials", 3)
     folder = searches.storage / "a"
     ranking = pd.read_csv(folder / "ranking.csv")
     assert set(ranking["row"]) == {"plain", "slow"}
@@ -313,9 +342,9 @@ rows:
 
     shown = searches.command("status", "a", "--storage", searches.storage)
     assert "Rows by validation mAP" in shown.stdout
-    taken = searches.run(*asked, code=2)
+    taken = searches.inline(*asked, code=2)
     assert "go on with it: --resume a" in taken
-    unknown = searches.run("--space", space, "--dataset", searches.table, "--row", "plan", code=2)
+    unknown = searches.inline("--space", space, "--dataset", searches.table, "--row", "plan", code=2)
     assert "did you mean plain?" in unknown
 
 
