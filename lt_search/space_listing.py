@@ -51,8 +51,8 @@ def show_space(name: str) -> Group:
         rows.add_column(column, overflow="fold")
     for row_name, row in space.rows.items():
         fixed = ", ".join(f"{field}={value}" for field, value in row.set.items())
-        searched = space.parameters(next(iter(space.budgets)), row_name)
-        rows.add_row(row_name, fixed, ", ".join(f"{field} {_range(searched[field])}" for field in row.search))
+        own = space.parameters(next(iter(space.budgets)), row_name)
+        rows.add_row(row_name, fixed, ", ".join(f"{field} {_range(own[field])}" for field in row.search))
     ranges = {budget: space.parameters(budget) for budget in space.budgets}
     table = Table(title=f"fields of {space.trainer}", title_justify="left", box=None, pad_edge=False)
     for column in ("field", "default", "searched", "what it does"):
@@ -67,8 +67,8 @@ def show_space(name: str) -> Group:
             searched = next(iter(texts.values())) if same else "; ".join(f"{b}: {t}" for b, t in texts.items() if t)
             about = " ".join((info.description or "").split())
             table.add_row(f"{section}.{field}", str(getattr(model, field)), searched, Text(about))
-    title: Text | Table = Text(f"{name}: {space.trainer}, maximises {space.metric}")
-    parts = [title, Text(), budgets, Text(), table]
+    title = Text(f"{name}: {space.trainer}, maximises {space.metric}")
+    parts: list[Text | Table] = [title, Text(), budgets, Text(), table]
     if space.rows:
         parts[4:4] = [rows, Text()]
     return Group(*parts)
