@@ -174,7 +174,10 @@ def interval(
         (NaN, NaN) where `standard_error` would be NaN.
     """
     values = replicates(metric, task, labels, logits, units, n_replicates=n_replicates, seed=seed)
-    return _percentiles(values, _value(metric, task, labels, logits), units, confidence)
+    found = _percentiles(values, _value(metric, task, labels, logits), units, confidence)
+    # The shift may move an end beyond what the metric can be.
+    low, high = np.clip(found, METRICS[metric].lowest, 1.0)
+    return Interval(float(low), float(high))
 
 
 def score_errors(

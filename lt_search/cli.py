@@ -216,22 +216,23 @@ def _word(*words: str) -> Callable[[str], Any]:
 
 
 def _status(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.comparison import COMPARISON, show_ranking
-    from lt_search.journal import Journal
+    from lt_search.comparison import comparison_folder, show_ranking
+    from lt_search.journal import Journal, NoTrialsYetError
     from lt_search.live import render_leaderboard, render_status
     from lt_search.referee import last_step
-    from lt_search.run_folder import JOURNAL, open_run
+    from lt_search.run_folder import COMPARISON, JOURNAL, open_run
     from lt_search.store import FolderStore
     from lt_search.summary import summarise
 
-    storage = FolderStore(Path(namespace.storage))
-    if storage.exists(f"{namespace.run}/{COMPARISON}"):
-        show_ranking(FolderStore(storage.path(namespace.run)), console)
+    compared = comparison_folder(namespace.storage, namespace.run)
+    if compared.exists(COMPARISON):
+        show_ranking(compared, console)
         return ExitCode.DONE
+    storage = FolderStore(Path(namespace.storage))
     store, spec = open_run(storage, namespace.run, "RUN")
     try:
         summary = summarise(spec, Journal.reader(store.path(JOURNAL)))
-    except (FileNotFoundError, KeyError):
+    except NoTrialsYetError:
         console.print(f"{store.root.name} has no trials yet", markup=False)
         return ExitCode.DONE
     running = {trial.number: last_step(store, trial.number) for trial in summary.of_state("running")}

@@ -26,21 +26,21 @@ from lt_search.cluster import ray_cluster
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
 from lt_search.drive import RunOptions
-from lt_search.errors import Problem, UserError
+from lt_search.errors import Problem, Problems, UserError
 from lt_search.evaluation import predict
 from lt_search.exit_codes import ExitCode
 from lt_search.export import FOLDER, read_export
-from lt_search.journal import Journal
+from lt_search.journal import Journal, sole_driver
 from lt_search.live import show_value
 from lt_search.metrics import evaluate
-from lt_search.run import check_places, gpu_available, resume_command, search
-from lt_search.run_folder import JOURNAL, SPEC, check_folder_name, claim, claim_numbered, open_run
+from lt_search.resources import resolve_resources
+from lt_search.run import check_places, check_same_options, gpu_available, resume_command, search
+from lt_search.run_folder import COMPARISON, JOURNAL, SPEC, claim, claim_numbered, find_folder, open_run
 from lt_search.space import load_space
 from lt_search.spec import SpecOptions, resolve_spec
 from lt_search.store import FolderStore
 from lt_search.summary import summarise
 
-COMPARISON = "comparison.yaml"
 RANKING = "ranking.csv"
 
 
@@ -63,10 +63,15 @@ class RankedRow:
     """All validation metrics."""
 
 
+def comparison_folder(storage: str, name: str) -> FolderStore:
+    """The folder of a comparison, by its name or its path; it may be none."""
+    return find_folder(FolderStore(Path(storage)), name, COMPARISON)
+
+
 def is_comparison(options: SpecOptions, how: RunOptions) -> bool:
     """Whether these options ask for a comparison: a space of rows with none chosen, or a comparison to go on with."""
     if how.resume is not None:
-        return FolderStore(Path(how.storage)).exists(f"{how.resume}/{COMPARISON}")
+        return comparison_folder(how.storage, how.resume).exists(COMPARISON)
     try:
         return options.row is None and bool(load_space(options.space).rows)
     except UserError:
@@ -94,10 +99,12 @@ def compare(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode
         folder, rows = _open(options, how, say) if how.resume else _start(options, how, say)
         if folder is None:
             return search(next(iter(rows.values())), how, console)
-        stack.enter_context(ray_cluster(how.address))
+        stack.enter_context(sole_driver(folder.root))
+        if not how.plan:
+            stack.enter_context(ray_cluster(how.address))
         code = _search_rows(folder, rows, options, how, console)
-    if code != ExitCode.INTERRUPTED:
-        show_ranking(folder, console)
+    if code != ExitCode.INTERRUPTED and not how.plan:
+        show_ranking(folder, console, options)
     return code
 
 
@@ -125,20 +132,22 @@ def _search_rows(
     return worst
 
 
-def show_ranking(folder: FolderStore, console: Console) -> None:
-    """Ranks the rows of a comparison by their winners' validation value, prints that and keeps it in `ranking.csv`."""
-    rows = list(_rows_of(folder))
-    ranked = rank(folder, rows)
+def show_ranking(folder: FolderStore, console: Console, moved: SpecOptions | None = None) -> None:
+    """Ranks the rows of a comparison by their winners' validation value, prints that and keeps it in `ranking.csv`.
+
+    `moved` may say where the data is now.
+    """
+    rows = [str(name) for name in _read(folder)["rows"]]
+    ranked = rank(folder, rows, moved)
     metric = _metric(folder, rows)
-    table = Table(title=f"Rows by validation {metric}", title_justify="left")
-    parts = f"{metric} head / medium / tail"
-    for column in ("rank", "row", f"{metric} ± s.e.", "behind the first [95 %]", parts, "finished"):
-        table.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
+    table = Table(title=f"Rows by validation {metric}", title_justify="left", box=None, pad_edge=False)
+    for column in ("", "row", f"{metric} ± s.e.", "behind the first [95 %]", "head", "medium", "tail"):
+        table.add_column(column, justify="left" if column == "row" else "right", no_wrap=column != "row")
     for position, row in enumerate(ranked, start=1):
-        behind = "" if position == 1 else f"{row.behind:.4f} [{row.low:+.4f}, {row.high:+.4f}]"
-        groups = " / ".join(f"{row.scalars.get(f'{metric}_{g}', np.nan):.3f}" for g in ("head", "medium", "tail"))
-        shown = show_value(row.value, row.standard_error)
-        table.add_row(str(position), row.row, shown, behind, groups, str(row.finished))
+        behind = "" if position == 1 else f"{row.behind:.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        groups = [row.scalars.get(f"{metric}_{group}") for group in ("head", "medium", "tail")]
+        cells = ["-" if value is None else f"{value:.3f}" for value in groups]
+        table.add_row(str(position), row.row, show_value(row.value, row.standard_error), behind, *cells)
     console.print(table)
     missing = sorted(set(rows) - {row.row for row in ranked})
     if missing:
@@ -151,8 +160,8 @@ def show_ranking(folder: FolderStore, console: Console) -> None:
     say(f"a row's winner on the test split: lt-search evaluate {folder.root}/ROW/{FOLDER} --split test")
 
 
-def rank(folder: FolderStore, rows: list[str]) -> list[RankedRow]:
-    """The rows that have a finished trial, best first."""
+def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None) -> list[RankedRow]:
+    """The rows that have a finished trial, best first; `moved` may say where the data is now."""
     logits: dict[str, npt.NDArray[np.float32]] = {}
     summaries = {}
     data: Dataset | None = None
@@ -161,7 +170,7 @@ def rank(folder: FolderStore, rows: list[str]) -> list[RankedRow]:
             continue
         export = read_export(folder.path(f"{name}/{FOLDER}"))
         if data is None:
-            data = _data_of(export.spec.options, export.spec.data.name)
+            data = _data_of({**export.spec.options, **_places(moved)}, export.spec.data.name)
         logits[name] = predict(export, data, data.val).numpy()
         store, spec = open_run(folder, name)
         summaries[name] = summarise(spec, Journal.reader(store.path(JOURNAL)))
@@ -197,22 +206,21 @@ def _start(
     """Checks all rows, then makes the comparison's folder; None where only a plan was asked for."""
     storage, dataset = check_places(options, how)
     rows = {name: replace(options, row=name) for name in load_space(options.space).rows}
-    gpu = gpu_available(how)
+    gpu, problems = gpu_available(how), Problems()
     for row in rows.values():
-        resolve_spec(row, dataset, gpu=gpu)  # a mistake in the last row is said before the first one trains
+        # A mistake in the last row is said before the first one trains; rows share most of theirs.
+        problems.collect(partial(_resolve, row, dataset, gpu))
+    if how.name is not None and storage.exists(how.name):
+        fix = f"go on with it: --resume {how.name}, or give another name"
+        problems.add("--name", f"{storage.path(how.name)} exists", fix)
+    problems.raise_if_any()
     say(f"comparing {len(rows)} rows: {', '.join(rows)}")
     if how.plan:
         say(f"the plan of each is that of {next(iter(rows))}, but for its own parameters:")
         return None, rows
-    if how.name is None:
-        folder = claim_numbered(storage, Path(options.space).stem)
-    else:
-        check_folder_name(how.name)
-        made = claim(storage, how.name)
-        if made is None:
-            fix = f"go on with it: --resume {how.name}, or give another name"
-            raise UserError(Problem("--name", f"{storage.path(how.name)} exists", fix))
-        folder = made
+    folder = claim(storage, how.name) if how.name else claim_numbered(storage, Path(options.space).stem)
+    if folder is None:
+        raise UserError(Problem("--name", f"{storage.path(str(how.name))} was made by another process", "give another"))
     kept = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
     content = {"options": kept, "rows": list(rows)}
     folder.write(COMPARISON, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -222,13 +230,27 @@ def _start(
 def _open(
     options: SpecOptions, how: RunOptions, say: Callable[[str], None]
 ) -> tuple[FolderStore, dict[str, SpecOptions]]:
-    """A comparison that was begun, with the options of rows that were not."""
-    folder = FolderStore(Path(how.storage) / str(how.resume))
+    """A comparison that was begun, with the options of its rows."""
+    folder = comparison_folder(how.storage, str(how.resume))
     content = _read(folder)
+    if options.row is not None:
+        fix = f"leave it out, or go on with that run: --resume {folder.root}/{options.row}"
+        raise UserError(Problem("--row", "goes with a new search, and --resume goes on with all rows", fix))
+    check_same_options(content["options"], options)
     kept = {key: tuple(v) if isinstance(v, list) else v for key, v in content["options"].items()}
-    moved = {name: value for name in ("dataset", "data_root") if (value := getattr(options, name)) is not None}
     say(f"going on with {folder.root.name}: {', '.join(content['rows'])}")
-    return folder, {name: SpecOptions(**{**kept, **moved, "row": name}) for name in content["rows"]}
+    return folder, {name: SpecOptions(**{**kept, **_places(options), "row": name}) for name in content["rows"]}
+
+
+def _resolve(row: SpecOptions, dataset: Dataset, gpu: bool) -> None:
+    """Raises `UserError` for all that is wrong with a row, its weights included."""
+    resolve_resources(resolve_spec(row, dataset, gpu=gpu), lambda text: None)
+
+
+def _places(options: SpecOptions | None) -> dict[str, str]:
+    """Where the data is, as far as it is said."""
+    given = {"dataset": options.dataset, "data_root": options.data_root} if options else {}
+    return {name: place for name, place in given.items() if place is not None}
 
 
 def _read(folder: FolderStore) -> dict[str, Any]:
@@ -239,10 +261,6 @@ def _read(folder: FolderStore) -> dict[str, Any]:
         raise ValueError("options or rows are missing")
     except (yaml.YAMLError, ValueError, UnicodeDecodeError) as error:
         raise UserError(Problem(str(folder.path(COMPARISON)), f"cannot be read: {error}")) from error
-
-
-def _rows_of(folder: FolderStore) -> list[str]:
-    return [str(name) for name in _read(folder)["rows"]]
 
 
 def _metric(folder: FolderStore, rows: list[str]) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,11 @@ from lt_search.data.registry import load_dataset
 from lt_search.errors import Problem, UserError
 from lt_search.exit_codes import ExitCode
 from lt_search.export import Export, read_export
+from lt_search.journal import Journal, NoTrialsYetError
 from lt_search.messages import RunInputs
 from lt_search.metrics import Evaluation, evaluate
-from lt_search.run_folder import LOOKS, SPEC
+from lt_search.reporting import write_report
+from lt_search.run_folder import JOURNAL, LOOKS, SPEC, open_run
 from lt_search.session import LoadedInputs
 from lt_search.store import FolderStore
 
@@ -163,6 +166,8 @@ def _record_look(export: Export, evaluation: Evaluation, ends: tuple[float, floa
     except OSError as error:
         what = f"cannot be written ({error.strerror}), so the look at the test split could not be recorded"
         raise UserError(Problem(str(run.path(LOOKS)), what, "evaluate where the run can be written")) from error
+    with suppress(NoTrialsYetError):
+        write_report(open_run(run, str(run.root))[1], Journal.reader(run.path(JOURNAL)), run)  # it names the looks
     looks = len(run.read(LOOKS).splitlines())
     warning = "; choosing by what was seen there makes it a validation split" if looks > 1 else ""
     return f"recorded in {run.path(LOOKS)}: look {looks} at this run's test split{warning}"

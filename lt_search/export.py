@@ -12,7 +12,6 @@ import yaml
 
 from lt_search.checkpoints import checkpoint_files, load_checkpoint, remove_checkpoints
 from lt_search.errors import Problem, UserError
-from lt_search.referee import read_reports
 from lt_search.run_folder import read_provenance
 from lt_search.spec import RunSpec
 
@@ -45,7 +44,7 @@ def export_best(spec: RunSpec, store: FolderStore, summary: RunSummary, folder: 
         raise UserError(Problem("export", f"the weights of trial {best.number} are gone", "train it again"))
     tensors, text = pack(checkpoint.state["model"])
     store.write_with(f"{folder}/{MODEL}", lambda path: save_file(tensors, str(path), metadata={"state": text}))
-    final = read_reports(store, best.number)[-1]
+    final = checkpoint.report
     metrics = {
         "trial": best.number,
         "split": "val",

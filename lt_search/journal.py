@@ -40,7 +40,7 @@ def sole_driver(run_folder: Path) -> Iterator[None]:
                 Problem(
                     "--resume",
                     f"the run {run_folder.name} is being driven by {holder}",
-                    f"wait for it, stop it, or look on with `lt-search status {run_folder.name}`",
+                    f"wait for it, stop it, or look on with `lt-search status {run_folder}`",
                 )
             ) from error
         lock.truncate(0)
@@ -50,13 +50,20 @@ def sole_driver(run_folder: Path) -> Iterator[None]:
         yield
 
 
+class NoTrialsYetError(UserError):
+    """A run whose journal was not begun."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(Problem(str(path.parent), "has no trials yet", f"go on with it: --resume {path.parent.name}"))
+
+
 def _damaged_line(journal: Path) -> int:
-    """The number of the first line that is no JSON, from 1."""
+    """The number of the first line that is no entry of a journal, from 1."""
     lines = journal.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            json.loads(line)
-        except ValueError:
+            json.loads(line)["op_code"]
+        except (ValueError, KeyError, TypeError):
             return number
     return len(lines)
 
@@ -95,11 +102,14 @@ class Journal:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-        except ValueError as error:  # JSONDecodeError is one
+        except (ValueError, KeyError, TypeError) as error:  # JSONDecodeError is a ValueError
             fix = "bring it back from a copy; what stands before the damaged line is whole"
             raise UserError(Problem(str(path), f"line {_damaged_line(path)} is damaged", fix)) from error
         if sampler is None:
-            self.study = optuna.load_study(study_name=STUDY_NAME, storage=self._storage)
+            try:
+                self.study = optuna.load_study(study_name=STUDY_NAME, storage=self._storage)
+            except KeyError as error:
+                raise NoTrialsYetError(path) from error
         else:
             self.study = optuna.create_study(
                 study_name=STUDY_NAME,
@@ -115,10 +125,10 @@ class Journal:
         """Opens a journal that another process may be writing, to look on.
 
         Raises:
-            FileNotFoundError: if there is no journal yet.
+            NoTrialsYetError: if there is no journal yet.
         """
         if not path.exists():
-            raise FileNotFoundError(path)
+            raise NoTrialsYetError(path)
         return cls(path)
 
     def trials(self) -> list[FrozenTrial]:

@@ -67,6 +67,8 @@ class Metric:
     """Takes truth (N, C), finite logits (N, C) and the task; what does not depend on weights happens here."""
     pooled: bool = False
     """True where the metric counts images whatever their class, so that it has no per-class values."""
+    lowest: float = 0.0
+    """The smallest value it can have; the largest is 1."""
     direction: Literal["maximize", "minimize"] = "maximize"
     """In Optuna's words. A search maximises: what is better when smaller is logged, but cannot be searched for."""
 
@@ -253,7 +255,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("macro_f1", "macro F1", "F1", _BOTH_TASKS, Needs.POSITIVES, prepare_f1),
         Metric("BACC", "balanced accuracy", "recall", _MULTI_CLASS, Needs.POSITIVES, prepare_recall),
         Metric("accuracy", "accuracy", "accuracy", _MULTI_CLASS, Needs.IMAGES, prepare_accuracy, pooled=True),
-        Metric("kappa", "Cohen's kappa", "kappa", _MULTI_CLASS, Needs.BOTH, prepare_kappa, pooled=True),
+        Metric("kappa", "Cohen's kappa", "kappa", _MULTI_CLASS, Needs.BOTH, prepare_kappa, pooled=True, lowest=-1.0),
         Metric(
             "quadratic_kappa",
             "Cohen's kappa, quadratic weights",
@@ -262,10 +264,15 @@ METRICS: Mapping[str, Metric] = {
             Needs.BOTH,
             prepare_quadratic_kappa,
             pooled=True,
+            lowest=-1.0,
         ),
-        Metric("MCC", "Matthews' correlation", "MCC", _MULTI_CLASS, Needs.BOTH, prepare_mcc, pooled=True),
-        Metric("macro_kappa", "macro Cohen's kappa", "kappa", _MULTI_LABEL, Needs.BOTH, prepare_macro_kappa),
-        Metric("macro_mcc", "macro Matthews' correlation", "MCC", _MULTI_LABEL, Needs.BOTH, prepare_macro_mcc),
+        Metric("MCC", "Matthews' correlation", "MCC", _MULTI_CLASS, Needs.BOTH, prepare_mcc, pooled=True, lowest=-1.0),
+        Metric(
+            "macro_kappa", "macro Cohen's kappa", "kappa", _MULTI_LABEL, Needs.BOTH, prepare_macro_kappa, lowest=-1.0
+        ),
+        Metric(
+            "macro_mcc", "macro Matthews' correlation", "MCC", _MULTI_LABEL, Needs.BOTH, prepare_macro_mcc, lowest=-1.0
+        ),
         Metric(
             "ECE",
             "expected calibration error",

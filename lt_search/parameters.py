@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from lt_search.values import Value, parse_value
+from lt_search.values import Value, parse_value, write_value
 
 GRAMMAR = "uniform(a, b), loguniform(a, b), int(a, b), logint(a, b), choice(a, b, ...) or bool()"
 
@@ -51,9 +51,10 @@ class Condition:
         return (values[self.parameter] in self.values) != self.negated
 
     def __str__(self) -> str:
-        if len(self.values) == 1:
-            return f"{self.parameter} {'!=' if self.negated else '=='} {self.values[0]}"
-        return f"{self.parameter} in ({', '.join(map(str, self.values))})"
+        words = [write_value(value) for value in self.values]
+        if len(words) == 1:
+            return f"{self.parameter} {'!=' if self.negated else '=='} {words[0]}"
+        return f"{self.parameter} in ({', '.join(words)})"
 
 
 def parse_range(text: str) -> BaseDistribution:

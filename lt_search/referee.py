@@ -7,15 +7,16 @@ a driver that was killed at any point can be followed by another one.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from lt_search.address import stage1_address
-from lt_search.checkpoints import trial_folder
+from lt_search.checkpoints import load_checkpoint, trial_folder
 from lt_search.messages import StepReport, TrialJob
 from lt_search.rungs import Decision, Record, Rung, RungMachine
 from lt_search.sampler import propose
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
     from lt_search.spec import RunSpec
     from lt_search.store import FolderStore
 
+T = TypeVar("T")
+
 FAILURES_TO_GIVE_UP = 3
 """A search stops after this many failed trials, if no trial has got further than they."""
 
 ADDRESS, ATTEMPT, FAILURE, FINAL, STOPPED, COST = "stage1_address", "attempt", "failure", "final", "stopped", "cost"
 """User attributes of a trial in the journal, beside one per rung (see `rung_attribute`)."""
+
+STORAGE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors of a folder that is full or cannot be written: no fault of a trial."""
 
 TRIALS = "trials"
 """User attribute of the study: how many trials to propose in all."""
@@ -141,6 +147,23 @@ class Referee:
             self._end(number, TrialState.COMPLETE, {FINAL: [report.value, report.standard_error]})
         return decision
 
+    def offer(self) -> TrialJob | None:
+        """As `next_job`; None also where the run's folder cannot be written, which is noted."""
+        return self._unless_full(self.next_job, None)
+
+    def hear(self, report: StepReport) -> Decision:
+        """As `observe`; where the run's folder cannot be written this is noted, and the trial stays resumable."""
+        return self._unless_full(lambda: self.observe(report), Decision.STOP)
+
+    def _unless_full(self, act: Callable[[], T], otherwise: T) -> T:
+        try:
+            return act()
+        except OSError as error:  # Ray would wrap it, and its user would be shown a traceback
+            if error.errno not in STORAGE_ERRORS:
+                raise
+            self.storage_failure = f"{self._store.root}: {error.strerror}"
+            return otherwise
+
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial as failed, unless it has ended already."""
         if not self.journal.trial(number).state.is_finished():
@@ -155,22 +178,27 @@ class Referee:
         return {trial.number: self._last_logged(trial.number) for trial in self.journal.unfinished()}
 
     def hopeless(self) -> str | None:
-        """The reason of the first failure if trials keep failing and none has got further than they; None otherwise.
+        """The reason of the first failure if the first trials all failed; None otherwise.
 
-        Trials that were pruned before the point of failure say nothing about it. Failures before a resume do not
-        count: the user may have mended their cause since.
+        Given up is when enough trials have failed, all that were handed out before the last of these have ended, and
+        no other trial got as far as they or further. Trials that were pruned before the point of failure say nothing
+        about it. Failures before a resume do not count: the user may have mended their cause since.
         """
         trials = self.journal.started()
         if any(trial.state == TrialState.COMPLETE for trial in trials):
             return None
         failed = [trial for trial in trials if trial.state == TrialState.FAIL]
         new = [trial for trial in failed if trial.number not in self._ended_before]
-        if not new or len(new) < min(FAILURES_TO_GIVE_UP, self.target - len(self._ended_before)):
+        enough = min(FAILURES_TO_GIVE_UP, self.target - len(self._ended_before))
+        if not new or len(new) < enough:
             return None
-        reached = max(self._last_logged(trial.number) for trial in failed)
-        if any(self._last_logged(trial.number) > reached for trial in trials):
+        first = new[: max(enough, 1)]
+        if any(trial.state == TrialState.RUNNING and trial.number < first[-1].number for trial in trials):
             return None
-        return str(new[0].user_attrs.get(FAILURE, "no reason was given"))
+        reached = sorted(self._last_logged(trial.number) for trial in new)[-len(first)]
+        if any(self._last_logged(trial.number) > reached for trial in trials if trial.state != TrialState.FAIL):
+            return None
+        return str(first[0].user_attrs.get(FAILURE, "no reason was given"))
 
     def _judge(self, trial: FrozenTrial, report: StepReport) -> Decision:
         rung, name = report.rung, rung_attribute(report.rung)
@@ -260,6 +288,15 @@ def read_reports(store: FolderStore, number: int) -> list[StepReport]:
             continue
         reports.setdefault(report.rung, report)
     return [reports[rung] for rung in sorted(reports)]
+
+
+def final_report(store: FolderStore, number: int) -> StepReport | None:
+    """The report of a finished trial's last step: of its log, or of its checkpoint where the log lost the line."""
+    logged = read_reports(store, number)
+    if logged and logged[-1].final:
+        return logged[-1]
+    checkpoint = load_checkpoint(store, number)
+    return checkpoint.report if checkpoint is not None and checkpoint.report.final else None
 
 
 def last_step(store: FolderStore, number: int) -> Rung:

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from lt_search.class_groups import class_groups
 from lt_search.metrics import METRICS
-from lt_search.referee import read_reports, rung_attribute
+from lt_search.referee import final_report, read_reports, rung_attribute
 from lt_search.report import (
     ClassScore,
     Cost,
@@ -123,7 +123,9 @@ def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
 
 
 def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | None:
-    final = read_reports(store, best.number)[-1]
+    final = final_report(store, best.number)
+    if final is None:
+        return None
     values, errors = final.per_class.get(spec.metric, []), final.score_errors
     group_of = {i: name for name, members in class_groups(spec.data.train_counts).items() for i in members}
     classes = [

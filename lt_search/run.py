@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,7 +26,7 @@ from lt_search.messages import RunInputs
 from lt_search.metrics import METRICS, counted_classes
 from lt_search.plan import render_plan
 from lt_search.provenance import provenance
-from lt_search.referee import TRIALS
+from lt_search.referee import STORAGE_ERRORS, TRIALS
 from lt_search.reporting import REPORT, write_report
 from lt_search.resources import resolve_resources
 from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run
@@ -72,7 +71,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
             storage = open_storage(how.storage)
             store, spec = open_run(storage, how.resume)
             stack.enter_context(sole_driver(store.root))
-            _check_same_options(spec, options)
+            check_same_options(spec.options, options)
             dataset = _load_data({**spec.options, **_where_the_data_is(options)}, spec.data.name)
             _check_same_data(spec, dataset)
             found, weights = resolve_resources(spec, say)
@@ -106,7 +105,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
             say(f"interrupted at once; go on with: {resume_command(store)}")
             return ExitCode.INTERRUPTED
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            if error.errno not in STORAGE_ERRORS:
                 raise
             say(f"{store.root} cannot be written: {error.strerror}. Nothing that was finished is lost: free some space")
             say(f"and go on with: {resume_command(store)}")
@@ -193,14 +192,14 @@ def _decode(dataset: Dataset, size: int, console: Console) -> dict[str, str]:
     return {part.name: pixels_checksum(part, size) for part in dataset.parts()}
 
 
-def _check_same_options(spec: RunSpec, options: SpecOptions) -> None:
+def check_same_options(kept: Mapping[str, Any], options: SpecOptions) -> None:
     """`--resume` goes on with the run's own spec; options that say otherwise are refused, not ignored."""
     problems = Problems()
     not_given = SpecOptions(space="")
     for field in fields(SpecOptions):
         if field.name in {"dataset", "data_root"}:
             continue  # the same data may have moved
-        given, was = getattr(options, field.name), spec.options.get(field.name)
+        given, was = getattr(options, field.name), kept.get(field.name)
         plain = list(given) if isinstance(given, tuple) else given
         if given != getattr(not_given, field.name) and plain != was:
             option = f"--{field.name.replace('_', '-')}"

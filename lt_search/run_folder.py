@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,13 @@ import yaml
 from pydantic import ValidationError
 
 from lt_search.errors import Problem, UserError
-from lt_search.space import validation_problems
+from lt_search.space import FOLDER_NAME, validation_problems
 from lt_search.spec import RunSpec
 from lt_search.store import FolderStore
 
 SPEC = "run.yaml"
+COMPARISON = "comparison.yaml"
+"""What makes a folder a comparison, whose sub-folders are runs."""
 JOURNAL = "journal.log"
 LOOKS = "test_looks.jsonl"
 """Every look at the run's test split, one line each."""
@@ -39,7 +40,7 @@ def check_name(storage: FolderStore, name: str | None, spec: RunSpec) -> None:
 
 def check_folder_name(name: str) -> None:
     """Raises `UserError` if a name given by the user cannot be a folder's."""
-    if not re.fullmatch(r"[\w][\w.-]*", name):
+    if not FOLDER_NAME.fullmatch(name):
         raise UserError(Problem("--name", f"{name!r} cannot name a folder", "use letters, digits, '-', '_' and '.'"))
 
 
@@ -73,8 +74,12 @@ def open_run(storage: FolderStore, name: str, place: str = "--resume") -> tuple[
     Raises:
         UserError: if there is no such run, or its `run.yaml` cannot be read.
     """
-    path = Path(name)
-    store = FolderStore(path if path.is_absolute() or (path / SPEC).is_file() else storage.path(name))
+    store = find_folder(storage, name, SPEC)
+    if store.exists(COMPARISON):
+        rows = ", ".join(str(row) for row in run_names(store)) or "none begun"
+        raise UserError(
+            Problem(place, f"{name!r} is a comparison", f"name one of its runs, {name}/ROW; there are: {rows}")
+        )
     if not store.exists(SPEC):
         names = run_names(storage)
         close = difflib.get_close_matches(name, names, n=1)
@@ -86,8 +91,14 @@ def open_run(storage: FolderStore, name: str, place: str = "--resume") -> tuple[
         return store, RunSpec.model_validate(content)
     except ValidationError as error:
         raise UserError(*validation_problems(error, str(store.path(SPEC)))) from error
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError) as error:
         raise UserError(Problem(str(store.path(SPEC)), f"cannot be read: {error}")) from error
+
+
+def find_folder(storage: FolderStore, name: str, marker: str) -> FolderStore:
+    """The folder that a name or a path means: a path where it is absolute or leads to `marker` from here."""
+    path = Path(name)
+    return FolderStore(path if path.is_absolute() or (path / marker).is_file() else storage.path(name))
 
 
 def read_provenance(store: FolderStore) -> dict[str, Any]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lt_search.errors import Problem, Problems, UserError
 from lt_search.parameters import Condition, Parameter, parse_range
 from lt_search.values import Value
+
+FOLDER_NAME = re.compile(r"[\w][\w.-]*")
+"""What may name a run, or a row of a comparison."""
 
 
 class _Section(BaseModel):
@@ -33,6 +37,14 @@ class RungPlan(_Section):
     eta: int = Field(3, ge=2)
     stage1: list[int | float] = []
     stage2: list[int | float] = []
+
+    @field_validator("stage1", "stage2")
+    @classmethod
+    def _steps_or_fractions(cls, points: list[int | float]) -> list[int | float]:
+        wrong = [p for p in points if not ((isinstance(p, int) and p >= 1) or 0 < p <= 1)]
+        if wrong:
+            raise ValueError(f"{wrong} are neither whole steps from 1 on nor fractions above 0 up to 1.0")
+        return points
 
 
 class Budget(_Section):
@@ -138,13 +150,26 @@ def parse_space(text: str, place: str) -> Space:
     except ValidationError as error:
         raise UserError(*validation_problems(error, place)) from error
     problems = Problems()
+    for where, fixed in _fixed_fields(space):
+        for field in fixed:
+            if "." not in field:
+                problems.add(f"{place}: {where}.{field}", "is no field of a stage", "write stage1.NAME or stage2.NAME")
     _check_search(problems, f"{place}: search", space.search)
     for name, budget in space.budgets.items():
         _check_search(problems, f"{place}: budgets.{name}.search", budget.search)
     for name, row in space.rows.items():
+        if not FOLDER_NAME.fullmatch(name):
+            problems.add(f"{place}: rows.{name}", "cannot name a folder", "use letters, digits, '-', '_' and '.'")
         _check_search(problems, f"{place}: rows.{name}.search", row.search)
     problems.raise_if_any()
     return space
+
+
+def _fixed_fields(space: Space) -> Iterator[tuple[str, Mapping[str, Value]]]:
+    """Every `set` of a space with its place."""
+    yield "set", space.set
+    yield from ((f"budgets.{name}.set", budget.set) for name, budget in space.budgets.items())
+    yield from ((f"rows.{name}.set", row.set) for name, row in space.rows.items())
 
 
 def _check_search(problems: Problems, place: str, search: Mapping[str, str | ParameterEntry]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,7 @@ class _Resolver:
         if config is None:
             self.problems.raise_if_any()  # the space's own values are wrong: there is no config to check the rest by
         assert config is not None
+        config = self._first_value_inside(config, searched)
         self._check_parameters(config, searched)
         if flatten(config.model_dump()).get("stage1.weights") == "none":
             self.notes.append("stage1.weights=none: the backbone starts from random weights")
@@ -276,6 +278,8 @@ class _Resolver:
                 self.problems.add(option, f"{text!r} is not NAME=VALUE")
             elif name not in known:
                 self._unknown_field(f"{option} {text}", name, known)
+            elif name in found:
+                self.problems.add(f"{option} {text}", f"{name} is given twice", "keep one of the two")
             else:
                 found[name] = value.strip()
         return found
@@ -339,6 +343,21 @@ class _Resolver:
         self.notes.append(f"{epochs} stage-1 epochs: about {epochs * per_epoch:,} images in {n_train:,}")
         return epochs
 
+    def _first_value_inside(self, config: TrainerConfig, searched: Mapping[str, Parameter]) -> TrainerConfig:
+        """Moves first values into ranges that the user narrowed on the command line, and says so."""
+        flat = flatten(config.model_dump())
+        moved: dict[str, Any] = {}
+        for name in self._assignments(self.options.search, "--search"):
+            if name in searched and not _contains(searched[name], flat[name]):
+                corners = searched[name].corners()
+                nearest = min(corners, key=lambda v, now=flat[name]: _distance(v, now))  # type: ignore[misc]
+                moved[name] = nearest
+                self.notes.append(f"{name} starts at {nearest!r}: {searched[name].range} leaves out {flat[name]!r}")
+        try:
+            return parse_config(self.config_type, {**flat, **moved}) if moved else config
+        except ValidationError:
+            return config  # a bound that the field does not allow is reported with the range
+
     def _check_parameters(self, config: TrainerConfig, searched: Mapping[str, Parameter]) -> None:
         base = flatten(config.model_dump())
         for name, parameter in searched.items():
@@ -359,12 +378,27 @@ class _Resolver:
                     f"{parameter.range} leaves out {base[name]!r}, the value of the first trial",
                     f"widen the range, or give a first value inside it: set {name} in the space's budget",
                 )
-            if parameter.when is not None and parameter.when.parameter not in base:
-                self._unknown_field(f"{place}.when", parameter.when.parameter, base)
+            if parameter.when is not None:
+                self._check_condition(f"{place}.when", parameter.when, base, searched)
         try:
             in_sampling_order(searched)
         except ValueError as error:
             self.problems.add("search", str(error))
+
+    def _check_condition(
+        self, place: str, when: Condition, base: Mapping[str, Any], searched: Mapping[str, Parameter]
+    ) -> None:
+        if when.parameter not in base:
+            self._unknown_field(place, when.parameter, base)
+            return
+        read = searched.get(when.parameter)
+        if read is None:
+            return  # a fixed field may switch its dependants off
+        possible = read.corners() if when.negated else [value for value in when.values if _contains(read, value)]
+        if not any(when.holds({when.parameter: value}) for value in possible):
+            self.problems.add(
+                place, f"{when} can never hold: {when.parameter} is searched in {read.range}", "correct one of the two"
+            )
 
     def _rung_steps(self, stage: str, config: TrainerConfig, fixed: Mapping[str, str]) -> list[int]:
         """The steps of a stage's rungs; those beyond a stage that the user shortened are left out, with a note."""
@@ -405,14 +439,15 @@ class _Resolver:
     def _losses_active_from(self, config: TrainerConfig, searched: Mapping[str, Parameter]) -> dict[int, int]:
         latest = dict(config.losses_active_from())
         base = flatten(config.model_dump())
-        for name, parameter in searched.items():
-            for corner in parameter.corners():
-                try:
-                    varied = parse_config(self.config_type, {**base, name: corner})
-                except ValidationError:
-                    continue  # reported by _check_parameters
-                for stage, step in varied.losses_active_from().items():
-                    latest[stage] = max(latest[stage], step)
+        corners = [(name, corner) for name, parameter in searched.items() for corner in parameter.corners()]
+        # Pairs, because a switch and the step that it brings into play are two parameters.
+        for (one, first), (two, second) in itertools.combinations_with_replacement(corners, 2):
+            try:
+                varied = parse_config(self.config_type, {**base, one: first, two: second})
+            except ValidationError:
+                continue  # reported by _check_parameters
+            for stage, step in varied.losses_active_from().items():
+                latest[stage] = max(latest[stage], step)
         return latest
 
     def _data_facts(self) -> DataFacts:
@@ -465,6 +500,11 @@ def _contains(parameter: Parameter, value: Any) -> bool:
         return value in distribution.choices
     low, high = parameter.corners()
     return isinstance(value, int | float) and low <= value <= high  # type: ignore[operator]
+
+
+def _distance(value: object, now: object) -> float:
+    """How far a bound is from a value; 0 where they are no numbers, so that a choice's first word is taken."""
+    return abs(value - now) if isinstance(value, int | float) and isinstance(now, int | float) else 0.0
 
 
 def _shown(given: object) -> str:

@@ -58,11 +58,12 @@ class FolderStore:
             partial.unlink(missing_ok=True)
 
     def append_line(self, name: str, line: str) -> None:
-        """Adds one line to a text file that only one process writes."""
+        """Adds one line to a text file that only one process writes; a line that was cut off there stays alone."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with target.open("ab+") as file:
+            torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+            file.write(("\n" if torn else "").encode() + f"{line}\n".encode())
 
     def list(self, folder: str, pattern: str = "*") -> list[str]:
         """Names (relative to the store) of what lies in a folder, sorted; empty if there is no such folder."""

@@ -58,7 +58,7 @@ class RefereeSearcher(_NotPickled, Searcher):
             return str(Searcher.FINISHED)
         if len(self._numbers) >= self._limit():
             return None
-        job = self._referee.next_job()
+        job = self._referee.offer()
         if job is None:
             return str(Searcher.FINISHED)
         self._numbers[trial_id] = job.number
@@ -70,7 +70,7 @@ class RefereeSearcher(_NotPickled, Searcher):
         if number is None:
             return
         if result is not None and REPORT in result:
-            self._referee.observe(StepReport.from_json(result[REPORT]))
+            self._referee.hear(StepReport.from_json(result[REPORT]))
         elif error:
             self._referee.fail(number, "the worker process died, also when it was started again")
 
@@ -90,7 +90,7 @@ class RefereeScheduler(_NotPickled, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Hears a step, and answers whether the trial goes on."""
-        decision = self._referee.observe(StepReport.from_json(result[REPORT]))
+        decision = self._referee.hear(StepReport.from_json(result[REPORT]))
         return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)
 
 

@@ -24,6 +24,16 @@ def parse_value(text: str) -> Value:
     return text.strip("'\"")
 
 
+def write_value(value: Value) -> str:
+    """The text that `parse_value` reads as this value; strings that would be read as something else are quoted."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value)
+    return f'"{text}"' if isinstance(value, str) and parse_value(text) != value else text
+
+
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"stage1": {"lr": 1}}` as `{"stage1.lr": 1}`."""
     flat: dict[str, Any] = {}

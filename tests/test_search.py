@@ -344,6 +344,9 @@ rows:
     assert "Rows by validation mAP" in shown.stdout
     taken = searches.inline(*asked, code=2)
     assert "go on with it: --resume a" in taken
+    assert "is a comparison" in searches.command("report", "a", "--storage", searches.storage).stderr
+    assert "goes on with all rows" in searches.inline("--resume", "a", "--row", "slow", code=2)
+    assert "differs from the run's" in searches.inline("--resume", "a", "--seed", 3, code=2)
     unknown = searches.inline("--space", space, "--dataset", searches.table, "--row", "plan", code=2)
     assert "did you mean plain?" in unknown
 

@@ -18,6 +18,8 @@ truncated file is not noticed here.
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +55,8 @@ def read_csv_dataset(table: Path, data_root: Path | None = None, split_seed: int
     check_rows(rows, table, problems)
     parts_given = given_split(rows, table, problems)
     states = _inspect(rows, folder, table, data_root, problems)
+    if not problems:
+        _check_one_name_a_file(rows, folder, table, problems)
 
     membership = _membership(rows, classes)
     units = units_of(rows)
@@ -94,6 +98,17 @@ def _name(table: Path) -> str:
     """The table's name, or its folder's where the table is just called labels or the like."""
     stem = table.stem
     return table.absolute().parent.name if stem in {"labels", "data", "table"} else stem
+
+
+def _check_one_name_a_file(rows: Sequence[Row], folder: Path, table: Path, problems: Problems) -> None:
+    """Adds files that are listed under several names, by links or as absolute paths: they could cross the split."""
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        names[os.path.realpath(folder / row.image)].add(row.image)
+    repeated = [" = ".join(sorted(found)) for found in names.values() if len(found) > 1]
+    if repeated:
+        fix = "keep one row per file"
+        problems.add(str(table), f"{len(repeated)} files are listed under several names: {listing(repeated)}", fix)
 
 
 def _inspect(

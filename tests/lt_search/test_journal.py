@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lt_search.errors import UserError
-from lt_search.journal import Journal, sole_driver
+from lt_search.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.sampler import ReseededSampler
 
 
@@ -54,15 +54,16 @@ def test_a_reader_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_reader_of_no_journal_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(NoTrialsYetError):
         Journal.reader(tmp_path / "journal.log")
     assert os.listdir(tmp_path) == []
 
 
-def test_damage_inside_a_journal_is_named_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"garbage\n", b"{}\n", b"[1]\n"])
+def test_damage_inside_a_journal_is_named_with_its_line(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "journal.log"
     Journal(path, ReseededSampler(0)).study.ask()
     first, *rest = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([first, b"garbage\n", *rest]))
+    path.write_bytes(b"".join([first, damage, *rest]))
     with pytest.raises(UserError, match="line 2 is damaged"):
         Journal.reader(path)

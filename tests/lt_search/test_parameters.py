@@ -87,3 +87,16 @@ def test_what_hangs_on_an_inactive_parameter_is_inactive() -> None:
     parameters = {p.name: p for p in (_parameter("a"), _parameter("b", "a == true"), _parameter("c", "b == true"))}
     assert set(active_names(parameters, {"a": False, "b": True, "c": True})) == {"a"}
     assert set(active_names(parameters, {"a": True, "b": True, "c": True})) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.b == null", "a.b != true", "a.b == 3", "a.b == 0.5", "a.b == full", 'a.b == "1"', 'a.b == "null"',
+        'a.b in (x, "2", null)',
+    ],
+)  # fmt: skip
+def test_a_condition_is_read_again_as_it_was_written(text: str) -> None:
+    condition = Condition.parse(text)
+    assert Condition.parse(str(condition)) == condition
+    assert str(condition) == text

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from lt_search.checkpoints import Checkpoint, save_checkpoint
 from lt_search.journal import Journal, sole_driver
 from lt_search.messages import StepReport, TrialJob
-from lt_search.referee import ADDRESS, FAILURE, TRIALS, Referee, read_reports
+from lt_search.referee import ADDRESS, FAILURE, TRIALS, Referee, final_report, read_reports
 from lt_search.rungs import Decision
 from lt_search.sampler import ReseededSampler
 from lt_search.spec import RunSpec
@@ -193,6 +195,38 @@ def test_goes_on_while_a_trial_is_further_than_those_that_failed(driver: Driver)
     assert driver.referee.hopeless() is None
     driver.referee.fail(0, "boom, too")
     assert driver.referee.hopeless() == "boom, too"
+
+
+def test_does_not_give_up_while_trials_handed_out_before_the_failures_may_still_do_well(driver: Driver) -> None:
+    numbers = [driver.job().number for _ in range(8)]
+    for number in numbers[5:]:
+        driver.referee.fail(number, "out of memory")
+    assert driver.referee.hopeless() is None
+    driver.referee.observe(report(0, 1, 1, 0.5))
+    assert driver.referee.hopeless() is None
+
+
+def test_one_late_failure_does_not_make_trials_that_are_under_way_look_as_failed(driver: Driver) -> None:
+    for _ in range(3):
+        driver.job()
+    for stage, step in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1)):
+        driver.referee.observe(report(0, stage, step))
+    healthy = driver.job().number
+    for step in (1, 2):
+        driver.referee.observe(report(healthy, 1, step))
+    for number in (0, 1, 2):
+        driver.referee.fail(number, "boom")
+    assert driver.referee.hopeless() is None
+
+
+def test_the_final_report_is_found_in_the_checkpoint_where_the_log_lost_its_line(driver: Driver) -> None:
+    driver.job()
+    last = report(0, 2, 2, 0.5, final=True)
+    save_checkpoint(driver.store, TrialJob(0, 1, {}), Checkpoint(last, {"model": {}}))
+    driver.store.append_line("trials/0000/metrics.jsonl", report(0, 2, 1).to_json())
+    assert final_report(driver.store, 0) == last
+    driver.store.append_line("trials/0000/metrics.jsonl", replace(last, seconds=9.0).to_json())
+    assert final_report(driver.store, 0) == replace(last, seconds=9.0)
 
 
 SCRIPT: list[tuple[int, int, int, float]] = [

@@ -53,6 +53,12 @@ budgets:
         ("trainer: ldrnet\nmetric: mAP\nbudgets: {}\nsurch: {}", "surch"),
         ("trainer: ldrnet\nmetric: mAP\nbudgets: {small: {trials: 0}}", "trials"),
         ("trainer: ldrnet\nmetric: mAP\nbudgets: {small: {trials: 3, rungs: {eta: 1}}}", "eta"),
+        *(
+            (f"trainer: ldrnet\nmetric: mAP\nbudgets: {{small: {{trials: 3, rungs: {{stage1: [{p}]}}}}}}", "fractions")
+            for p in (".nan", "-0.5", "0", "2.7")
+        ),
+        ("trainer: lmd\nmetric: BACC\nset: {stage1: 5}\nbudgets: {}", "is no field of a stage"),
+        ("trainer: lmd\nmetric: BACC\nbudgets: {}\nrows: {a b: {}}", "cannot name a folder"),
         ("just words", "mine.yaml"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
     ],

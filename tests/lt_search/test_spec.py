@@ -83,7 +83,7 @@ def test_all_mistakes_come_in_one_message(options: SpecOptions) -> None:
     [
         ({"search": ("stage1.lr=uniform(-1, 1)",)}, "outside the field's bounds at -1"),
         ({"search": ("stage1.lr=loguniform(0, 1)",)}, "log scale"),
-        ({"search": ("stage1.lr=uniform(1, 2)",)}, "leaves out 0.5, the value of the first trial"),
+        ({"set": ("stage1.lr=1", "stage1.lr=2")}, "stage1.lr is given twice"),
         ({"search": ("stage1.epochs=int(1, 9)",)}, "one constant per run"),
         ({"set": ("stage1.lr=50",)}, "less than or equal to 10"),
         ({"search": ("stage1.epochs=uniform(1, 2)", "stage2.rounds=int(1, 3)")}, "one constant per run"),
@@ -115,6 +115,44 @@ def test_other_mistakes_are_named_beside_a_wrong_value(options: SpecOptions) -> 
     assert len(found) == 3, found
     assert "stage1.lr=50" in "".join(found)
     assert "outside the field's bounds at -9" in "".join(found)
+
+
+def test_a_range_narrowed_on_the_command_line_moves_the_first_value_into_it(options: SpecOptions) -> None:
+    spec = _resolve(options, search=("stage1.lr=uniform(1, 2)", "stage2.bias=uniform(-1, -0.5)"))
+    assert spec.first_values()["stage1.lr"] == 1
+    assert spec.first_values()["stage2.bias"] == -0.5
+    assert any("stage1.lr starts at 1" in note and "leaves out 0.5" in note for note in spec.notes)
+
+
+def test_a_range_of_the_space_must_hold_its_own_first_value(options: SpecOptions, tiny_space: Path) -> None:
+    tiny_space.write_text(tiny_space.read_text().replace("loguniform(1e-2, 5)", "uniform(1, 2)"))
+    assert "leaves out 0.5, the value of the first trial" in "\n".join(_places(options))
+
+
+def test_a_condition_that_can_never_hold_is_refused(options: SpecOptions, tiny_space: Path) -> None:
+    text = tiny_space.read_text()
+    tiny_space.write_text(text.replace("optimiser == momentum}", "optimiser == momentun}"))
+    assert "can never hold: stage1.optimiser is searched in choice(sgd, momentum)" in "\n".join(_places(options))
+    tiny_space.write_text(text.replace("optimiser == momentum}", "optimiser != momentum}"))
+    _resolve(options)
+
+
+def test_a_rung_must_come_after_a_loss_that_two_parameters_together_switch_on(tmp_path: Path) -> None:
+    space = tmp_path / "two.yaml"
+    space.write_text(
+        """
+trainer: ldrnet
+metric: mAP
+search: {stage2.update_encoder: bool(), stage2.e_step_start: "int(0, 6)"}
+budgets:
+  small:
+    trials: 4
+    rungs: {stage2: [2]}
+    set: {stage1.backbone: conv4, stage1.weights: none, stage2.update_encoder: false, stage2.rounds: 8}
+"""
+    )
+    with pytest.raises(UserError, match="the rung at step 2 comes before every loss is active"):
+        _resolve(SpecOptions(str(space), "digits-ml:200"))
 
 
 def test_a_multi_label_space_on_multi_class_data_is_refused() -> None:

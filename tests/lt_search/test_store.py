@@ -75,3 +75,12 @@ def test_a_full_storage_is_refused() -> None:
 def test_opening_a_storage_makes_nothing(tmp_path: Path) -> None:
     open_storage(str(tmp_path / "runs" / "deep"))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_line_after_one_that_was_cut_off_stands_alone(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.append_line("log", "whole")
+    with (tmp_path / "log").open("a") as file:
+        file.write("cut o")
+    store.append_line("log", "next")
+    assert store.read("log").decode().splitlines() == ["whole", "cut o", "next"]

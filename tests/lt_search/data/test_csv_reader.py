@@ -351,3 +351,15 @@ class TestMistakes:
         message = problems_of(table)
         for part in ("more than once", "unknown splits", "more than one split", "missing from"):
             assert part in message
+
+
+def test_one_file_under_two_names_is_refused(tmp_path: Path) -> None:
+    table = make_table(tmp_path, multi_class_rows({"a": 30, "b": 20}))
+    first, second = table.read_text().splitlines()[1:3]
+    name, other = first.split(",", 1)[0], second.split(",", 1)[0]
+    (tmp_path / "link").symlink_to((tmp_path / name).parent)
+    lines = [*table.read_text().splitlines(), first.replace(name, str(tmp_path / name))]
+    lines.append(second.replace(other, f"link/{Path(other).name}"))
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="2 files are listed under several names"):
+        load_dataset(str(table))
