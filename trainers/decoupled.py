@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainers.augment import training_images
-from trainers.base import Stage2Config, Task, TrainerConfig, TrainerInputs, Weights
+from trainers.base import Stage2Config, Task, TrainerConfig, TrainerInputs, Weights, first_step
 from trainers.batches import Indices
 from trainers.gaussians import Gaussians, covariances, moments
 from trainers.heads import ClassHead, tau_normalise, to_nearest_mean
@@ -106,6 +106,11 @@ class DecoupledStage1(ImageStage1):
     weight_power: float = Field(0.5, ge=0, le=2)
     """k of `pos_weight`: positives weigh ((1 - r) / r)^k, r the share of images with the label."""
 
+    @property
+    def reweighted_from(self) -> int:
+        """First epoch (from 0) in which `ldam_drw` weights classes; `epochs` where `drw_start` is 1: never."""
+        return first_step(self.drw_start, self.epochs)
+
 
 class DecoupledStage2(Stage2Config):
     """The classifier, re-balanced on the frozen encoder."""
@@ -142,6 +147,10 @@ class DecoupledConfig(ImageTrainerConfig):
 
     stage1: DecoupledStage1 = Field(default_factory=DecoupledStage1)
     stage2: DecoupledStage2 = Field(default_factory=DecoupledStage2)
+
+    def losses_active_from(self) -> dict[int, int]:
+        """Stage 1 of `ldam_drw` is whole once its first re-weighted epoch has run."""
+        return {1: self.stage1.reweighted_from if self.stage1.loss == "ldam_drw" else 0, 2: 0}
 
 
 class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
@@ -187,7 +196,7 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         cfg = self.config.stage1
         self.model.train()
         optimizer = self.optimizers["stage1"]
-        reweighted = cfg.loss == "ldam_drw" and step >= cfg.drw_start * cfg.epochs
+        reweighted = cfg.loss == "ldam_drw" and step >= cfg.reweighted_from
         optimizer.param_groups[0]["lr"] = cfg.lr * (cfg.drw_lr_factor if reweighted else 1.0)
         draws = self.draws(1, step, "augmentation")
         shares = np.random.default_rng(derive_seed(self.inputs.seed, 1, step, "mixup"))

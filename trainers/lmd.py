@@ -16,7 +16,6 @@ is marked [R]: our recommendation.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -25,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from trainers.augment import centre_crop
-from trainers.base import Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights
+from trainers.base import Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights, first_step
 from trainers.batches import Indices
 from trainers.compensation import FdcMode, FdcSign, fdc
 from trainers.ema import ema_decay, ema_update
@@ -40,9 +39,6 @@ from trainers.softmax_losses import cross_entropy, softmax_gce
 from trainers.state import clone
 from trainers.views import Flips, strong_view, weak_view
 from trainers.virtual import balanced_virtual_batches
-
-EPSILON = 1e-9
-"""Keeps a product of a fraction and a whole number from falling just below the whole number that is meant."""
 
 
 class LMDStage1(ImageStage1):
@@ -90,7 +86,7 @@ class LMDStage1(ImageStage1):
     @property
     def consistency_from(self) -> int:
         """First epoch (from 0) with consistency terms; `epochs` or more where there are none."""
-        return math.floor(self.consistency_start * self.epochs + EPSILON) if self.use_mrc else self.epochs
+        return first_step(self.consistency_start, self.epochs) if self.use_mrc else self.epochs
 
 
 class LMDStage2(Stage2Config):

@@ -81,6 +81,13 @@ def test_deferred_weights_start_at_their_fraction_with_a_smaller_rate() -> None:
     assert late.optimizers["stage1"].param_groups[0]["lr"] == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize(("start", "epochs", "first"), [(0.55, 100, 55), (0.29, 100, 29), (0.8, 8, 6), (0.0, 5, 0)])
+def test_trials_are_judged_only_after_the_first_reweighted_epoch(start: float, epochs: int, first: int) -> None:
+    fields = {"stage1": {"drw_start": start, "epochs": epochs}}
+    assert decoupled("ldam_drw", **fields).config.losses_active_from() == {1: first, 2: 0}
+    assert decoupled("plain", **fields).config.losses_active_from() == {1: 0, 2: 0}
+
+
 def test_ldam_logits_are_scaled_cosines() -> None:
     trainer = trained("ldam_drw")
     weight = trainer.state()["model"]["head.weight"]
