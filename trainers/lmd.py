@@ -16,6 +16,7 @@ is marked [R]: our recommendation.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -30,10 +31,10 @@ from trainers.compensation import FdcMode, FdcSign, fdc
 from trainers.ema import ema_decay, ema_update
 from trainers.gaussians import Gaussians, GroupSums, covariances
 from trainers.image_config import ImageStage1, ImageTrainerConfig
-from trainers.image_trainer import ImageTrainer, Network, fix_batch_norm, frozen, fused
+from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network, fix_batch_norm, frozen, fused
 from trainers.pooled import PooledNetwork
 from trainers.relation import channel_relation, probability_consistency, sample_relation
-from trainers.sampling import class_balanced_order
+from trainers.sampling import class_balanced_order, same_number_each
 from trainers.seeding import generator, seeded
 from trainers.softmax_losses import cross_entropy, softmax_gce
 from trainers.state import clone
@@ -107,7 +108,8 @@ class LMDStage2(Stage2Config):
     min_cov_samples: int = Field(2, ge=2, le=1_000_000)
     """Classes of fewer images take the classes' pooled covariance [R: an own covariance needs 2]."""
     statistics: Literal["paper", "released"] = "paper"
-    """Class statistics from every training image once, or from an inverse-frequency sampler with replacement."""
+    """Class statistics from every training image once, or from as many draws with replacement in every class, N / K,
+    as the code's inverse-frequency sampler gives it on average."""
     distribution_decay: float = Field(0.999, ge=0, lt=1)
     """Largest decay of the running Gaussians that the compensation measures by; 0.99 and more are a plain average."""
     classifier_lr: float = Field(1e-5, gt=0, le=10)
@@ -255,14 +257,7 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
     def stage2_step(self, step: int) -> dict[str, float]:
         """A round: statistics, M-step, E-step; logs `m_loss` and, where there is an E-step, `e_loss`."""
         cfg = self.config.stage2
-        mean, cov = covariances(
-            self._statistics(step),
-            cov_type=cfg.cov_type,
-            shrinkage=cfg.shrinkage,
-            towards="identity",
-            ridge=cfg.cov_eps,
-            min_count=cfg.min_cov_samples,
-        )
+        mean, cov = self._moments(step)
         if cfg.update_encoder and cfg.use_fdc:
             self._average(mean, cov)
         losses = {"m_loss": self._m_step(step, Gaussians.of(mean, cov))}
@@ -323,15 +318,30 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             + cfg.channel_weight * channel_relation(features, reference, normalised=normalised)
         )
 
+    def _moments(self, step: int) -> tuple[Tensor, Tensor]:
+        """This round's means (1, K, D) and covariances (1, K, D, D), or variances (1, K, D), in float64."""
+        cfg = self.config.stage2
+        return covariances(
+            self._statistics(step),
+            cov_type=cfg.cov_type,
+            shrinkage=cfg.shrinkage,
+            towards="identity",
+            ridge=cfg.cov_eps,
+            min_count=cfg.min_cov_samples,
+            images=self.counts[None],
+        )
+
     def _statistics(self, step: int) -> GroupSums:
         cfg = self.config.stage2
         if cfg.statistics == "paper":
             return self.current_sums(cfg.cov_type)
         draws = generator("cpu", self.inputs.seed, 2, step, "statistics")
-        order = class_balanced_order(self.labels, len(self.labels), 1.0, draws).to(self.device)
+        each = math.ceil(len(self.labels) / int(self.present.sum()))
+        order = same_number_each(self.labels, each, draws).to(self.device)
         diagonal = cfg.cov_type == "diag"
         sums = GroupSums(1, self.inputs.n_classes, self.model.dim, diagonal=diagonal, device=self.device)
-        sums.add_multi_class(self.training_features()[order], self.labels[order])
+        for index in torch.split(order, EVAL_BATCH):
+            sums.add_multi_class(self.training_features()[index], self.labels[index])
         return sums
 
     def _resampled(self, step: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -144,9 +144,34 @@ def test_running_gaussians_are_the_plain_average_of_all_rounds() -> None:
 def test_released_statistics_come_from_a_balanced_sample_instead_of_every_image_once() -> None:
     once, balanced = begun(), begun(statistics="released")
     assert once._statistics(0).count[0].tolist() == [23, 10, 5, 3]
-    counts = balanced._statistics(0).count[0]
-    assert counts.sum() == 41
-    assert counts.min() >= 4
+    assert balanced._statistics(0).count[0].tolist() == [11] * 4
+    assert not torch.equal(balanced._statistics(0).total, balanced._statistics(1).total)
+
+
+@pytest.mark.parametrize("positives", [(20, 10, 5, 1), (20, 10, 5, 0)])
+def test_released_statistics_of_a_class_with_one_or_no_image_take_the_pooled_covariance(
+    positives: tuple[int, ...],
+) -> None:
+    labels = labels_for(Task.MULTI_CLASS, positives)
+    trainer = build(("lmd", Task.MULTI_CLASS), labels=labels, statistics="released", cov_eps=0.0)
+    assert isinstance(trainer, LMDTrainer)
+    trainer.begin_stage2()
+    features = trainer.features(trainer.inputs.images).double()
+    sums = trainer._statistics(0)
+    if positives[3]:
+        torch.testing.assert_close(sums.total[0, 3] / sums.count[0, 3], features[labels == 3][0])
+    else:
+        assert sums.count[0, 3] == 0
+    cov = trainer._moments(0)[1][0]
+    torch.testing.assert_close(cov[3], cov[:3].mean(0))
+    assert np.isfinite(trainer.stage2_step(0)["m_loss"])
+
+
+def test_released_statistics_leave_classes_below_the_floor_without_a_covariance_of_their_own() -> None:
+    trainer = begun(statistics="released", min_cov_samples=6)
+    cov = trainer._moments(0)[1][0]
+    assert torch.equal(cov[2], cov[3])
+    assert not torch.equal(cov[1], cov[2])
 
 
 def test_the_resampled_m_step_sees_real_features_class_balanced() -> None:
