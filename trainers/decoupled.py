@@ -22,7 +22,7 @@ from trainers.base import Stage2Config, Task, TrainerConfig, TrainerInputs, Weig
 from trainers.batches import Indices
 from trainers.gaussians import Gaussians, covariances, moments
 from trainers.heads import ClassHead, tau_normalise, to_nearest_mean
-from trainers.image_config import ImageStage1, ImageTrainerConfig
+from trainers.image_config import AugmentedStage1, ImageTrainerConfig
 from trainers.image_trainer import ImageTrainer, fused
 from trainers.pooled import PooledNetwork
 from trainers.sampling import class_balanced_order
@@ -62,7 +62,7 @@ REFERENCE_BATCH = 512
 """Batch size that stage 2's learning rate is given for; the rate is scaled with the batch (Kang et al., issue 8)."""
 
 
-class DecoupledStage1(ImageStage1):
+class DecoupledStage1(AugmentedStage1):
     """The representation, under one long-tail loss or sampler."""
 
     epochs: int = Field(100, ge=1, le=10_000)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers import batches
-from trainers.augment import evaluation_images, training_images
+from trainers.augment import evaluation_images
 from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer, Weights
 from trainers.gaussians import MAX_FULL_DIM, CovType, GroupSums
 from trainers.image_config import NONE, ImageTrainerConfig
@@ -217,11 +217,6 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
             return (model or self.model).features(images).float()
-
-    def augmented_logits(self, raw: Tensor, draws: torch.Generator) -> Tensor:
-        """Logits (B, C) of augmented training images."""
-        logits: Tensor = self.model.head(self.forward(training_images(raw, self.config.stage1.augmentations, draws)))
-        return logits
 
     def evaluation_view(self, raw: Tensor) -> Tensor:
         """Normalised images as evaluation sees them."""

@@ -20,10 +20,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from trainers.augment import training_images
 from trainers.backbones import build, load_trunk
 from trainers.base import Resource, Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights
 from trainers.gaussians import CovType, Gaussians, GroupSums, Target, fit
-from trainers.image_config import NONE, ImageStage1, ImageTrainerConfig
+from trainers.image_config import NONE, AugmentedStage1, ImageTrainerConfig
 from trainers.image_trainer import ImageTrainer, Network, fix_batch_norm, frozen, fused
 from trainers.label_decoder import GroupWiseLinear, LabelDecoder, PooledFeatures, check_width
 from trainers.sampling import reverse_probabilities
@@ -31,7 +32,7 @@ from trainers.seeding import seeded
 from trainers.sigmoid_losses import GceForm, bce, gce, reweight
 
 
-class LDRNetStage1(ImageStage1):
+class LDRNetStage1(AugmentedStage1):
     """Label decoupling. Defaults are the paper's values, or [R]."""
 
     backbone: str = "resnet50"
@@ -221,7 +222,7 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
             step,
             order=self.step_order(1, step, cfg.images_per_epoch),
             batch_size=cfg.batch_size,
-            loss_of=lambda index, raw: bce(self.augmented_logits(raw, draws), self.labels[index]),
+            loss_of=lambda index, raw: bce(self._augmented_logits(raw, draws), self.labels[index]),
             optimizer=self.optimizers["stage1"],
         )
         return {"loss": loss}
@@ -267,6 +268,11 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
     def _adam(self, parameters: Iterator[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, **fused(self.device))
 
+    def _augmented_logits(self, raw: Tensor, draws: torch.Generator) -> Tensor:
+        """Logits (B, C) of augmented training images."""
+        logits: Tensor = self.model.head(self.forward(training_images(raw, self.config.stage1.augmentations, draws)))
+        return logits
+
     def _m_step(self, step: int) -> float:
         """Trains the head on R virtual images (Eq 12-14) with BCE; returns the mean loss."""
         positive_weights = reweight(self.counts, self.config.stage2.reweight_power)
@@ -298,7 +304,7 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
         draws = self.draws(2, step, "augmentation")
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:
-            logits, targets = self.augmented_logits(raw, draws), self.labels[index]
+            logits, targets = self._augmented_logits(raw, draws), self.labels[index]
             robust = gce(logits, targets, cfg.q, cfg.gce_form)
             if cfg.e_step_weight == 1:
                 return robust

@@ -43,10 +43,7 @@ from trainers.virtual import balanced_virtual_batches
 
 
 class LMDStage1(ImageStage1):
-    """Relation-aware representation learning. Defaults are the paper's values, or [R].
-
-    The strong and the weak view replace `augmentation` and the fields after it.
-    """
+    """Relation-aware representation learning. Defaults are the paper's values, or [R]."""
 
     epochs: int = Field(100, ge=1, le=10_000)
     """Length of stage 1 in passes over the training images (paper 100), or over `images_per_epoch` of them."""

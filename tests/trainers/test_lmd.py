@@ -219,6 +219,12 @@ def test_settings_that_leave_the_encoder_without_a_gradient_are_refused() -> Non
         LMDConfig.model_validate({"stage1": {"use_mrc": False}, "stage2": {"start_from": "teacher"}})
 
 
+@pytest.mark.parametrize("field", ["augmentation", "shift", "scale", "brightness", "contrast", "colour"])
+def test_augmentations_that_the_views_replace_are_no_fields(field: str) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        LMDConfig.model_validate({"stage1": {field: "none" if field == "augmentation" else 0.0}})
+
+
 def test_multi_label_data_is_refused() -> None:
     inputs = TrainerInputs(Task.MULTI_LABEL, 4, pictures(41), labels_for(Task.MULTI_LABEL), torch.device("cpu"), 0)
     with pytest.raises(ValueError, match="not on multi-label data"):
