@@ -260,10 +260,21 @@ def covariances(
 
 
 def fit(
-    sums: GroupSums, *, cov_type: CovType, shrinkage: float, towards: Target, shrinkage_count: float = 0.0
+    sums: GroupSums,
+    *,
+    cov_type: CovType,
+    shrinkage: float,
+    towards: Target,
+    shrinkage_count: float = 0.0,
+    ridge: float = 0.0,
 ) -> Gaussians:
     """Shrunk Gaussians of `sums`, see `covariances`."""
     mean, cov = covariances(
-        sums, cov_type=cov_type, shrinkage=shrinkage, towards=towards, shrinkage_count=shrinkage_count
+        sums,
+        cov_type=cov_type,
+        shrinkage=shrinkage,
+        towards=towards,
+        shrinkage_count=shrinkage_count,
+        ridge=ridge,
     )
     return Gaussians.of(mean, cov)

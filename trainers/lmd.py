@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
@@ -26,20 +25,18 @@ from torch import Tensor, nn
 
 from trainers.augment import centre_crop
 from trainers.base import Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights, first_step
-from trainers.batches import Indices
 from trainers.compensation import FdcMode, FdcSign, fdc
 from trainers.ema import ema_decay, ema_update
 from trainers.gaussians import Gaussians, GroupSums, covariances
 from trainers.image_config import ImageStage1, ImageTrainerConfig
-from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network, fix_batch_norm, frozen, fused
+from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network
 from trainers.pooled import PooledNetwork
 from trainers.relation import channel_relation, probability_consistency, sample_relation
-from trainers.sampling import class_balanced_order, same_number_each
-from trainers.seeding import generator, seeded
+from trainers.sampling import same_number_each
+from trainers.seeding import generator
 from trainers.softmax_losses import cross_entropy, softmax_gce
 from trainers.state import clone
 from trainers.views import Flips, strong_view, weak_view
-from trainers.virtual import balanced_virtual_batches
 
 
 class LMDStage1(ImageStage1):
@@ -205,13 +202,11 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         """One SGD in stage 1; in stage 2 one for the M-step and, where the encoder is updated, one for the E-step."""
         one, two = self.config.stage1, self.config.stage2
         if self.stage == 1:
-            return {"stage1": self._sgd(list(self.model.parameters()), one.lr, one.momentum, one.weight_decay)}
-        found = {
-            "m_step": self._sgd(list(self.model.head.parameters()), two.classifier_lr, two.momentum, two.weight_decay)
-        }
+            return {"stage1": self.sgd(self.model.parameters(), one.lr, one.momentum, one.weight_decay)}
+        found = {"m_step": self.sgd(self.model.head.parameters(), two.classifier_lr, two.momentum, two.weight_decay)}
         if two.update_encoder:
-            encoder = list(self.model.encoder_parameters())
-            found["e_step"] = self._sgd(encoder, two.backbone_lr, two.momentum, two.weight_decay)
+            encoder = self.model.encoder_parameters()
+            found["e_step"] = self.sgd(encoder, two.backbone_lr, two.momentum, two.weight_decay)
         return found
 
     def stage1_step(self, step: int) -> dict[str, float]:
@@ -247,18 +242,13 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             self.encoder_changed()
         self.enter_stage(2)
         self.teacher = None
-        with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
-            self.model.head.load_state_dict(self._classifier(self.model.dim).state_dict())
+        self.fresh_head(lambda: self._classifier(self.model.dim))
         self.optimizers = self.build_optimizers()
 
     def stage2_step(self, step: int) -> dict[str, float]:
         """A round: statistics, M-step, E-step; logs `m_loss` and, where there is an E-step, `e_loss`."""
-        cfg = self.config.stage2
-        mean, cov = self._moments(step)
-        if cfg.update_encoder and cfg.use_fdc:
-            self._average(mean, cov)
-        losses = {"m_loss": self._m_step(step, Gaussians.of(mean, cov))}
-        if cfg.update_encoder:
+        losses = {"m_loss": self._m_step(step)}
+        if self.config.stage2.update_encoder:
             losses["e_loss"] = self._e_step(step)
         return losses
 
@@ -279,15 +269,13 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             self.teacher = _follower(self.model)
             self.teacher.load_state_dict(state["teacher"])
         running = state["running"]
-        self._running = None if running is None else (running[0].to(self.device), running[1].to(self.device))
+        # Copies, because they are moved in place.
+        self._running = (
+            None if running is None else (running[0].to(self.device, copy=True), running[1].to(self.device, copy=True))
+        )
 
     def _classifier(self, dim: int) -> nn.Module:
         return nn.Linear(dim, self.inputs.n_classes)
-
-    def _sgd(
-        self, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
-    ) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, **fused(self.device))
 
     def _follow(self) -> None:
         """The teacher's update after a batch."""
@@ -341,20 +329,6 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             sums.add_multi_class(self.training_features()[index], self.labels[index])
         return sums
 
-    def _resampled(self, step: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`total` real features, class-balanced with replacement, in batches: the M-step without virtual ones."""
-        draws = generator("cpu", self.inputs.seed, 2, step, "resampling")
-        order = class_balanced_order(self.labels, total, 1.0, draws).to(self.device)
-        for index in torch.split(order, self.config.stage2.m_batch_size):
-            yield self.training_features()[index], self.labels[index]
-
-    def _e_order(self, step: int) -> Indices:
-        cfg = self.config.stage2
-        if not cfg.balanced_e:
-            return self.step_order(2, step, cfg.e_step_images)
-        draws = generator("cpu", self.inputs.seed, 2, step, "order")
-        return class_balanced_order(self.labels, cfg.e_step_images or len(self.labels), 1.0, draws).numpy()
-
     def _fdc(self, gaussians: Gaussians, features: Tensor, targets: Tensor) -> Tensor:
         cfg = self.config.stage2
         distances = gaussians.mahalanobis(features)[0].mT
@@ -368,32 +342,45 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             temperature=cfg.fdc_temperature,
         )
 
+    def _measured(self, step: int) -> Gaussians:
+        """This round's Gaussians; where the E-step measures by them, the running ones move, too."""
+        cfg = self.config.stage2
+        mean, cov = self._moments(step)
+        gaussians = Gaussians.of(mean, cov)
+        if cfg.update_encoder and cfg.use_fdc:
+            self._average(mean, cov)
+        return gaussians
+
     def _average(self, mean: Tensor, cov: Tensor) -> None:
-        """Moves the running Gaussians by this round's: a plain average until `distribution_decay` binds."""
+        """Moves the running Gaussians by this round's: a plain average until `distribution_decay` binds.
+
+        In place from the second round on, and the first round's tensors are taken as they are: with many classes a
+        covariance tensor more would be felt.
+        """
         decay = ema_decay(self._rounds_measured, self.config.stage2.distribution_decay)
         self._rounds_measured += 1
         if self._running is None:
             self._running = (mean, cov)
             return
-        self._running = (torch.lerp(mean, self._running[0], decay), torch.lerp(cov, self._running[1], decay))
+        for running, new in zip(self._running, (mean, cov), strict=True):
+            running.lerp_(new, 1 - decay)
 
-    def _m_step(self, step: int, gaussians: Gaussians) -> float:
+    def _m_step(self, step: int) -> float:
         """Trains the classifier on R features per class that has images; returns the mean loss."""
         cfg = self.config.stage2
-        draws = self.draws(2, step, "virtual features")
-        classes = self.present.nonzero().squeeze(1)
+        # Released statistics are drawn anew each round, whether or not the encoder has changed.
+        gaussians = (
+            self._measured(step) if cfg.statistics == "released" else self.kept_gaussians(lambda: self._measured(step))
+        )
         if cfg.use_vfc:
-            drawn = balanced_virtual_batches(gaussians, classes, cfg.virtual_size, cfg.m_batch_size, draws)
+            drawn = self.virtual_features(step, gaussians, cfg.virtual_size, cfg.m_batch_size)
         else:
-            drawn = self._resampled(step, cfg.virtual_size * len(classes))
+            drawn = self.balanced_features(step, cfg.virtual_size * int(self.present.sum()), cfg.m_batch_size)
         return self.train_on_features(drawn, loss_of=cross_entropy, optimizer=self.optimizers["m_step"])
 
     def _e_step(self, step: int) -> float:
         """Trains the encoder on un-augmented images, the classifier frozen; returns the mean loss."""
         cfg = self.config.stage2
-        self.model.train()
-        if cfg.bn_mode_e == "eval":
-            fix_batch_norm(self.model)
         gaussians = Gaussians.of(*self._running) if self._running is not None else None
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:
@@ -402,15 +389,13 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             total = cross_entropy(logits, targets) if cfg.label_loss == "ce" else softmax_gce(logits, targets, cfg.q)
             return total if gaussians is None else total + cfg.fdc_weight * self._fdc(gaussians, features, targets)
 
-        with frozen(self.model.head):
-            return self.train_on_images(
-                2,
-                step,
-                order=self._e_order(step),
-                batch_size=cfg.e_batch_size,
-                loss_of=loss,
-                optimizer=self.optimizers["e_step"],
-            )
+        return self.train_encoder(
+            step,
+            order=self.step_order(2, step, cfg.e_step_images, exponent=1.0 if cfg.balanced_e else None),
+            batch_size=cfg.e_batch_size,
+            loss_of=loss,
+            batch_norm_moves=cfg.bn_mode_e == "train",
+        )
 
 
 def _follower(network: Network) -> Network:

@@ -177,7 +177,7 @@ def test_released_statistics_leave_classes_below_the_floor_without_a_covariance_
 def test_the_resampled_m_step_sees_real_features_class_balanced() -> None:
     trainer = begun(use_vfc=False)
     features = trainer.features(trainer.inputs.images)
-    drawn = list(trainer._resampled(0, 4000))
+    drawn = list(trainer.balanced_features(0, 4000, 32))
     targets = torch.cat([targets for _, targets in drawn])
     assert torch.bincount(targets).float().div(4000).sub(0.25).abs().max() < 0.03
     first, labels = drawn[0]
