@@ -156,7 +156,7 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
     name: ClassVar[str] = "decoupled"
     config_type: ClassVar[type[TrainerConfig]] = DecoupledConfig
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.MULTI_CLASS, Task.MULTI_LABEL})
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
 
     def __init__(self, config: DecoupledConfig, inputs: TrainerInputs) -> None:
         """As every trainer; raises `ValueError` also for a loss or a method that the task has not."""

@@ -55,7 +55,7 @@ class LMDStage1(ImageStage1):
     weight_decay: float = Field(0.0, ge=0, le=1)
     """SGD's L2 penalty (released code: none)."""
     use_mrc: bool = True
-    """Consistency with the teacher; off: cross-entropy on the strong view only (ablation)."""
+    """Consistency with the teacher; off: cross-entropy only (ablation)."""
     consistency_start: float = Field(0.21, ge=0, lt=1)
     """Fraction of stage 1 after which the consistency terms are on (paper: epoch 21 of 100, without a ramp)."""
     classification_weight: float = Field(1.0, gt=0, le=1000)
@@ -70,7 +70,8 @@ class LMDStage1(ImageStage1):
     """Gram matrices as printed, or with rows of unit length as in the code. The paper's weights fit the latter only:
     the printed norm is about a thousand times larger."""
     ce_view: Literal["paper", "released"] = "released"
-    """View of the cross-entropy: `paper` weak (its text), `released` strong (the code and the paper's figure)."""
+    """View of the cross-entropy: `paper` weak (its text), `released` strong (the code and the paper's figure). The
+    other view is made, and seen, only where there is consistency."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Largest decay of the teacher's average (released code). The teacher's batch norms use batch statistics."""
     flips: Flips = "both"
@@ -153,10 +154,11 @@ class LMDStage2(Stage2Config):
 
     @model_validator(mode="after")
     def _encoder_has_a_gradient(self) -> LMDStage2:
-        if self.update_encoder and self.label_gradient == "released" and not self.use_fdc:
+        compensates = self.use_fdc and self.fdc_weight > 0
+        if self.update_encoder and self.label_gradient == "released" and not compensates:
             raise ValueError(
-                "label_gradient released without use_fdc gives the encoder no gradient; set update_encoder off, or one "
-                "of the two otherwise"
+                "label_gradient released needs use_fdc and an fdc_weight above 0, or the encoder has no gradient; set "
+                "update_encoder off, or one of the three otherwise"
             )
         return self
 
@@ -184,7 +186,7 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
     name: ClassVar[str] = "lmd"
     config_type: ClassVar[type[TrainerConfig]] = LMDConfig
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.MULTI_CLASS})
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
 
     def __init__(self, config: LMDConfig, inputs: TrainerInputs) -> None:
         super().__init__(config, inputs)
@@ -213,16 +215,23 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         """An epoch: cross-entropy and, from `consistency_start` on, consistency with the teacher; logs `loss`."""
         cfg = self.config.stage1
         self.model.train()
-        draws = self.draws(1, step, "views")
-        consistent = step >= cfg.consistency_from
+        # Draws of their own for either view: leaving one out leaves the other's as they are.
+        strong_draws, weak_draws = self.draws(1, step, "strong view"), self.draws(1, step, "weak view")
+        consistent, on_strong = step >= cfg.consistency_from, cfg.ce_view == "released"
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:
-            strong, weak = self._views(raw, draws)
-            features = self.forward(strong)
-            logits = self.model.head(features)
-            seen = logits if cfg.ce_view == "released" else self.model.head(self.forward(weak))
-            total = cfg.classification_weight * cross_entropy(seen, self.labels[index])
-            return total + self._consistency(features, logits, weak) if consistent else total
+            images = centre_crop(raw, cfg.crop)
+            further = torch.zeros((), device=self.device)
+            if consistent or on_strong:
+                features = self.forward(strong_view(images, cfg.flips, cfg.strength, strong_draws))
+                logits = self.model.head(features)
+            if consistent or not on_strong:
+                weak = weak_view(images, cfg.flips, weak_draws)
+            if consistent:
+                further = self._consistency(features, logits, weak)
+            if not on_strong:
+                logits = self.model.head(self.forward(weak))
+            return cfg.classification_weight * cross_entropy(logits, self.labels[index]) + further
 
         mean = self.train_on_images(
             1,
@@ -282,11 +291,6 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         if self.teacher is not None:
             ema_update(self.teacher, self.model, ema_decay(self._updates, self.config.stage1.ema_decay))
         self._updates += 1
-
-    def _views(self, raw: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        cfg = self.config.stage1
-        images = centre_crop(raw, cfg.crop)
-        return strong_view(images, cfg.flips, cfg.strength, draws), weak_view(images, cfg.flips, draws)
 
     def _consistency(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
         """lambda_3 L_prob + lambda_1 L_batch + lambda_2 L_channel against the teacher on the weak view."""
