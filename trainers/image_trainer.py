@@ -192,6 +192,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
                 optimizer.step()
                 after_batch()
                 total += loss.detach() * len(index)
+        optimizer.zero_grad()  # gradients are as large as the network, and what comes next needs none
         return total.item() / len(order)
 
     def train_encoder(
