@@ -74,6 +74,8 @@ class Row(_Section):
     """Config fields that make this row."""
     search: dict[str, str | ParameterEntry] = {}
     """Searched in this row only."""
+    rungs: RungPlan | None = None
+    """Where this row's trials are compared; None: where the budget says."""
 
 
 class Space(_Section):

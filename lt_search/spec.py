@@ -176,6 +176,7 @@ class _Resolver:
         self.budget_name = self._budget_name(gpu)
         self.budget: Budget = self.space.budgets[self.budget_name]
         self.row = self._row()
+        self.rung_plan: RungPlan = self.row.rungs or self.budget.rungs
 
     def resolve(self) -> RunSpec:
         self._check_task()
@@ -207,7 +208,7 @@ class _Resolver:
                 name: SearchedParameter(range=p.range, when=str(p.when) if p.when else None)
                 for name, p in searched.items()
             },
-            eta=self.budget.rungs.eta,
+            eta=self.rung_plan.eta,
             rungs=rungs,
             notes=self.notes,
         )
@@ -402,7 +403,7 @@ class _Resolver:
 
     def _rung_steps(self, stage: str, config: TrainerConfig, fixed: Mapping[str, str]) -> list[int]:
         """The steps of a stage's rungs; those beyond a stage that the user shortened are left out, with a note."""
-        plan: RungPlan = self.budget.rungs
+        plan = self.rung_plan
         length = _length(stage, config)
         steps = []
         for point in plan.stage1 if stage == "stage1" else plan.stage2:
@@ -419,11 +420,12 @@ class _Resolver:
         self, rungs: Mapping[str, list[int]], config: TrainerConfig, searched: Mapping[str, Parameter]
     ) -> None:
         active_from = self._losses_active_from(config, searched)
+        owner = f"rows.{self.options.row}" if self.row.rungs else f"budgets.{self.budget_name}"
         for stage, steps in rungs.items():
             number, length = int(stage[-1]), _length(stage, config)
             last = _last_rung(stage, length)
             for step in steps:
-                place = f"{self.options.space}: budgets.{self.budget_name}.rungs.{stage}"
+                place = f"{self.options.space}: {owner}.rungs.{stage}"
                 if not 1 <= step <= last:
                     self.problems.add(
                         place, f"a rung at step {step} is outside 1 to {last}", f"move it, or lengthen {stage}"

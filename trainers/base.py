@@ -6,6 +6,7 @@ A trainer gets arrays and tensors and gives back tensors and floats. Its config 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,12 @@ class Resource:
     def published(self) -> bool:
         """Whether the source is a published file instead of one of the user's."""
         return self.source == "imagenet"
+
+
+def first_step(fraction: float, length: int) -> int:
+    """The step (from 0), of `length`, that begins at or contains a fraction of a stage; 1 gives `length`."""
+    # A product such as 0.29 * 100 may fall just below the whole number that is meant.
+    return math.floor(fraction * length + 1e-9)
 
 
 class _Section(BaseModel):

@@ -18,15 +18,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainers.augment import training_images
-from trainers.base import Stage2Config, Task, TrainerConfig, TrainerInputs, Weights
-from trainers.batches import Indices
-from trainers.gaussians import Gaussians, covariances, moments
+from trainers.base import Stage2Config, Task, TrainerConfig, TrainerInputs, Weights, first_step
+from trainers.gaussians import Gaussians, fit, moments
 from trainers.heads import ClassHead, tau_normalise, to_nearest_mean
-from trainers.image_config import ImageStage1, ImageTrainerConfig
-from trainers.image_trainer import ImageTrainer, fused
+from trainers.image_config import AugmentedStage1, ImageTrainerConfig
+from trainers.image_trainer import ImageTrainer
 from trainers.pooled import PooledNetwork
-from trainers.sampling import class_balanced_order
-from trainers.seeding import derive_seed, generator, seeded
+from trainers.seeding import derive_seed
 from trainers.sigmoid_losses import asymmetric, bce, focal_bce, positive_weights
 from trainers.softmax_losses import (
     class_balanced_weights,
@@ -37,7 +35,6 @@ from trainers.softmax_losses import (
     log_prior,
     logit_adjusted,
 )
-from trainers.virtual import balanced_virtual_batches
 
 Loss = Literal[
     "plain",
@@ -62,7 +59,7 @@ REFERENCE_BATCH = 512
 """Batch size that stage 2's learning rate is given for; the rate is scaled with the batch (Kang et al., issue 8)."""
 
 
-class DecoupledStage1(ImageStage1):
+class DecoupledStage1(AugmentedStage1):
     """The representation, under one long-tail loss or sampler."""
 
     epochs: int = Field(100, ge=1, le=10_000)
@@ -106,6 +103,11 @@ class DecoupledStage1(ImageStage1):
     weight_power: float = Field(0.5, ge=0, le=2)
     """k of `pos_weight`: positives weigh ((1 - r) / r)^k, r the share of images with the label."""
 
+    @property
+    def reweighted_from(self) -> int:
+        """First epoch (from 0) in which `ldam_drw` weights classes; `epochs` where `drw_start` is 1: never."""
+        return first_step(self.drw_start, self.epochs)
+
 
 class DecoupledStage2(Stage2Config):
     """The classifier, re-balanced on the frozen encoder."""
@@ -143,6 +145,10 @@ class DecoupledConfig(ImageTrainerConfig):
     stage1: DecoupledStage1 = Field(default_factory=DecoupledStage1)
     stage2: DecoupledStage2 = Field(default_factory=DecoupledStage2)
 
+    def losses_active_from(self) -> dict[int, int]:
+        """Stage 1 of `ldam_drw` is whole once its first re-weighted epoch has run."""
+        return {1: self.stage1.reweighted_from if self.stage1.loss == "ldam_drw" else 0, 2: 0}
+
 
 class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
     """Trains a baseline, see the module's docstring."""
@@ -150,7 +156,7 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
     name: ClassVar[str] = "decoupled"
     config_type: ClassVar[type[TrainerConfig]] = DecoupledConfig
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.MULTI_CLASS, Task.MULTI_LABEL})
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
 
     def __init__(self, config: DecoupledConfig, inputs: TrainerInputs) -> None:
         """As every trainer; raises `ValueError` also for a loss or a method that the task has not."""
@@ -176,18 +182,18 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         if self.stage == 1:
             # Scales are stage 2's, and a cosine head has no use for a bias.
             parameters = [p for p in self.model.parameters() if p is not head.scale]
-            return {"stage1": self._sgd(parameters, one.lr, one.momentum, one.weight_decay)}
+            return {"stage1": self.sgd(parameters, one.lr, one.momentum, one.weight_decay)}
         if not two.trains:
             return {}
         parameters = [head.scale] if two.method == "lws" else [head.weight, head.bias]
-        return {"head": self._sgd(parameters, two.lr, two.momentum, two.weight_decay)}
+        return {"head": self.sgd(parameters, two.lr, two.momentum, two.weight_decay)}
 
     def stage1_step(self, step: int) -> dict[str, float]:
         """An epoch under the chosen loss; logs `loss`."""
         cfg = self.config.stage1
         self.model.train()
         optimizer = self.optimizers["stage1"]
-        reweighted = cfg.loss == "ldam_drw" and step >= cfg.drw_start * cfg.epochs
+        reweighted = cfg.loss == "ldam_drw" and step >= cfg.reweighted_from
         optimizer.param_groups[0]["lr"] = cfg.lr * (cfg.drw_lr_factor if reweighted else 1.0)
         draws = self.draws(1, step, "augmentation")
         shares = np.random.default_rng(derive_seed(self.inputs.seed, 1, step, "mixup"))
@@ -198,9 +204,9 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
                 return self._mixed_loss(images, targets, draws, shares)
             return self._loss(self.forward(images), targets, reweighted=reweighted)
 
-        mean = self.train_on_images(
-            1, step, order=self._stage1_order(step), batch_size=cfg.batch_size, loss_of=loss, optimizer=optimizer
-        )
+        exponent = cfg.sampling_exponent if cfg.loss == "balanced_sampling" else None
+        order = self.step_order(1, step, cfg.images_per_epoch, exponent=exponent)
+        mean = self.train_on_images(1, step, order=order, batch_size=cfg.batch_size, loss_of=loss, optimizer=optimizer)
         return {"loss": mean}
 
     def begin_stage2(self) -> None:
@@ -208,8 +214,7 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         cfg, head = self.config.stage2, self._head
         self.enter_stage(2)
         if cfg.method in ("crt", "vfc"):
-            with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
-                head.load_state_dict(self._new_head(self.model.dim).state_dict())
+            self.fresh_head(lambda: self._new_head(self.model.dim))
         elif cfg.method == "tau_norm":
             tau_normalise(head, cfg.tau)
         elif cfg.method == "ncm":
@@ -223,8 +228,12 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         cfg = self.config.stage2
         if not cfg.trains:
             return {}
-        drawn = self._virtual_features(step) if cfg.method == "vfc" else self._balanced_features(step)
-        total = cfg.virtual_size * int((self.counts > 0).sum()) if cfg.method == "vfc" else len(self.labels)
+        if cfg.method == "vfc":
+            total = cfg.virtual_size * int((self.counts > 0).sum())
+            drawn = self.virtual_features(step, self.kept_gaussians(self._fitted), cfg.virtual_size, cfg.batch_size)
+        else:
+            total = len(self.labels)
+            drawn = self.balanced_features(step, total, cfg.batch_size)
         rates = self._cosine_rates(step, math.ceil(total / cfg.batch_size))
         optimizer = self.optimizers["head"]
 
@@ -249,19 +258,6 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         if self.config.stage1.loss == "ldam_drw":
             nn.init.constant_(head.scale, self.config.stage1.ldam_scale)
         return head
-
-    def _sgd(
-        self, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
-    ) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, **fused(self.device))
-
-    def _stage1_order(self, step: int) -> Indices:
-        cfg, seed = self.config.stage1, self.inputs.seed
-        if cfg.loss != "balanced_sampling":
-            return self.step_order(1, step, cfg.images_per_epoch)
-        draws = generator("cpu", seed, 1, step, "order")
-        count = cfg.images_per_epoch or len(self.labels)
-        return class_balanced_order(self.labels, count, cfg.sampling_exponent, draws).numpy()
 
     def _loss(self, features: Tensor, targets: Tensor, *, reweighted: bool) -> Tensor:
         """The chosen loss of a batch of features (B, D)."""
@@ -303,21 +299,11 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         mixed = torch.lerp(one_hot[partner], one_hot, share)
         return bce(logits, mixed) if self.several else cross_entropy(logits, mixed)
 
-    def _balanced_features(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As many class-balanced features as there are training images, in batches."""
-        draws = generator("cpu", self.inputs.seed, 2, step, "order")
-        order = class_balanced_order(self.labels, len(self.labels), 1.0, draws).to(self.device)
-        for index in torch.split(order, self.config.stage2.batch_size):
-            yield self.training_features()[index], self.labels[index]
-
-    def _virtual_features(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _fitted(self) -> Gaussians:
         cfg = self.config.stage2
-        mean, cov = covariances(
+        return fit(
             self.current_sums("full"), cov_type="full", shrinkage=cfg.shrinkage, towards="identity", ridge=cfg.cov_eps
         )
-        classes = (self.counts > 0).nonzero().squeeze(1)
-        draws = self.draws(2, step, "virtual features")
-        return balanced_virtual_batches(Gaussians.of(mean, cov), classes, cfg.virtual_size, cfg.batch_size, draws)
 
     def _cosine_rates(self, step: int, batches: int) -> Iterator[float]:
         """Learning rates of a round's batches, on one cosine from the start to the end of stage 2."""

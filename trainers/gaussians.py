@@ -103,29 +103,35 @@ class Moments:
         return self.cov.dim() == self.mean.dim()
 
 
-def moments(sums: GroupSums, min_count: int = 2) -> Moments:
+def moments(sums: GroupSums, min_count: int = 2, images: Tensor | None = None) -> Moments:
     """Means and covariances with N - 1 (LDRNet Eq 9-10), and each pool's within-group covariance.
 
     `within` is the groups' summed scatter over N minus the number of groups that have a vector. A group of fewer than
     `min_count` vectors (2 or more) has no covariance of its own and takes `within`; an empty one also takes the mean of
     all its pool's vectors, so that it says nothing beyond what the pool says.
+
+    `images` (P, J) are the groups' different vectors, where `sums` hold some of them several times. They, and not the
+    repetitions, decide which group has a covariance of its own, and are the `count` of what is returned.
     """
     count = sums.count[..., None]
     pool_mean = sums.total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
     own_mean = sums.total / count.clamp(min=1)
     mean = torch.where(count > 0, own_mean, pool_mean)
     n = count if sums.diagonal else count[..., None]
+    different = sums.count if images is None else images.to(sums.count)
+    own_images = different[..., None] if sums.diagonal else different[..., None, None]
     # Group by group and in place: with many classes the covariances are by far the largest tensors of a round.
     cov = sums.outer.clone()
     for j in range(count.shape[1]):
         m = own_mean[:, j]
         cov[:, j] -= n[:, j] * (m.square() if sums.diagonal else m.unsqueeze(-1) * m.unsqueeze(-2))
-    freedom = (n - (n > 0).to(n)).sum(1).clamp(min=1)
+    # Repetitions of a single vector have no scatter, so they may not count as freedom either.
+    freedom = ((n - 1) * (own_images > 1)).sum(1).clamp(min=1)
     within = cov.sum(1) / freedom
     for j in range(count.shape[1]):
         own = cov[:, j] / (n[:, j] - 1).clamp(min=1)
-        cov[:, j] = torch.where(n[:, j] >= max(2, min_count), own, within)
-    return Moments(sums.count, mean, cov, within)
+        cov[:, j] = torch.where(own_images[:, j] >= max(2, min_count), own, within)
+    return Moments(different, mean, cov, within)
 
 
 def shrink(cov: Tensor, target: Tensor, g: Tensor | float) -> Tensor:
@@ -219,6 +225,7 @@ def covariances(
     shrinkage_count: float = 0.0,
     ridge: float = 0.0,
     min_count: int = 2,
+    images: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Means (P, J, D) and shrunk covariances (P, J, D, D), or variances (P, J, D), of `sums`; float64.
 
@@ -226,9 +233,9 @@ def covariances(
     groups where D > `MAX_FULL_DIM`, else full. Each covariance S becomes (1 - g) S + g T + `ridge` * I, where T is
     tr(S) / D * I (`identity`) or its pool's within-group covariance (`pooled`). With g0 = `shrinkage` and
     n0 = `shrinkage_count`, g = 1 - (1 - g0) * n / (n + n0): rare groups are shrunk more where n0 > 0. Groups of fewer
-    than `min_count` vectors: see `moments`. Raises `ValueError` for full covariances of diagonal sums.
+    than `min_count` vectors, and `images`: see `moments`. Raises `ValueError` for full covariances of diagonal sums.
     """
-    found = moments(sums, min_count)
+    found = moments(sums, min_count, images)
     cov, within = found.cov, found.within
     wide = sums.dim > MAX_FULL_DIM
     if cov_type == "full" and sums.diagonal:
@@ -253,10 +260,21 @@ def covariances(
 
 
 def fit(
-    sums: GroupSums, *, cov_type: CovType, shrinkage: float, towards: Target, shrinkage_count: float = 0.0
+    sums: GroupSums,
+    *,
+    cov_type: CovType,
+    shrinkage: float,
+    towards: Target,
+    shrinkage_count: float = 0.0,
+    ridge: float = 0.0,
 ) -> Gaussians:
     """Shrunk Gaussians of `sums`, see `covariances`."""
     mean, cov = covariances(
-        sums, cov_type=cov_type, shrinkage=shrinkage, towards=towards, shrinkage_count=shrinkage_count
+        sums,
+        cov_type=cov_type,
+        shrinkage=shrinkage,
+        towards=towards,
+        shrinkage_count=shrinkage_count,
+        ridge=ridge,
     )
     return Gaussians.of(mean, cov)

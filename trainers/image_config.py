@@ -16,7 +16,7 @@ NONE = "none"
 
 
 class ImageStage1(Stage1Config):
-    """Backbone, batches and augmentation. Augmentations that are off by default are in no paper here."""
+    """Backbone, batches and the crop that evaluation sees."""
 
     backbone: str = "resnet18"
     """Network whose feature map is used: `conv4` (small images), or any torchvision classification network that gives
@@ -26,20 +26,8 @@ class ImageStage1(Stage1Config):
     `none` for random ones."""
     batch_size: int = Field(32, ge=2, le=65_536)
     """Images in a training batch."""
-    augmentation: Literal["none", "crop", "crop+flip", "crop+flip+rotate"] = "crop+flip"
-    """Random place of the crop, horizontal flip, rotation by up to 15 degrees; `none`: always the centre crop."""
     crop: float = Field(0.875, gt=0, le=1)
     """Side of the cropped image as a fraction of the image's (448 / 512 and 224 / 256). Evaluation takes the centre."""
-    shift: float = Field(0.0, ge=0, le=0.5)
-    """Further random shift in both directions, a fraction of the image's side; 0 = off."""
-    scale: float = Field(0.0, ge=0, le=1)
-    """Random zoom, log-uniform in [1 / (1 + scale), 1 + scale]; 0 = off."""
-    brightness: float = Field(0.0, ge=0, le=1)
-    """Random factor on values, uniform in 1 +- brightness; 0 = off."""
-    contrast: float = Field(0.0, ge=0, le=1)
-    """Random factor on the distance from the image's mean grey, 1 +- contrast; 0 = off."""
-    colour: float = Field(0.0, ge=0, le=1)
-    """Random factor on saturation, 1 +- colour; nothing for grey images; 0 = off."""
 
     @model_validator(mode="after")
     def _backbone_and_weights(self) -> ImageStage1:
@@ -50,6 +38,23 @@ class ImageStage1(Stage1Config):
         if self.backbone == CONV4 and self.weights == PUBLISHED:
             raise ValueError("backbone conv4 has no published weights; set weights to none or to a file")
         return self
+
+
+class AugmentedStage1(ImageStage1):
+    """A stage 1 on augmented images. Augmentations that are off by default are in no paper here."""
+
+    augmentation: Literal["none", "crop", "crop+flip", "crop+flip+rotate"] = "crop+flip"
+    """Random place of the crop, horizontal flip, rotation by up to 15 degrees; `none`: always the centre crop."""
+    shift: float = Field(0.0, ge=0, le=0.5)
+    """Further random shift in both directions, a fraction of the image's side; 0 = off."""
+    scale: float = Field(0.0, ge=0, le=1)
+    """Random zoom, log-uniform in [1 / (1 + scale), 1 + scale]; 0 = off."""
+    brightness: float = Field(0.0, ge=0, le=1)
+    """Random factor on values, uniform in 1 +- brightness; 0 = off."""
+    contrast: float = Field(0.0, ge=0, le=1)
+    """Random factor on the distance from the image's mean grey, 1 +- contrast; 0 = off."""
+    colour: float = Field(0.0, ge=0, le=1)
+    """Random factor on saturation, 1 +- colour; nothing for grey images; 0 = off."""
 
     @property
     def augmentations(self) -> Augmentation:

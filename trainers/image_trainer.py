@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from trainers import batches
-from trainers.augment import evaluation_images, training_images
+from trainers.augment import evaluation_images
 from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer, Weights
-from trainers.gaussians import MAX_FULL_DIM, CovType, GroupSums
+from trainers.gaussians import MAX_FULL_DIM, CovType, Gaussians, GroupSums
 from trainers.image_config import NONE, ImageTrainerConfig
 from trainers.probes import lda, lda_per_label
+from trainers.sampling import class_balanced_order
 from trainers.seeding import generator, seeded
 from trainers.state import clone
+from trainers.virtual import BLOCK, balanced_virtual_batches
 
 EVAL_BATCH = 128
 """Images in one forward pass without gradients."""
@@ -76,6 +78,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         self.optimizers = self.build_optimizers()
         self._sums: GroupSums | None = None
         self._features: Tensor | None = None
+        self._gaussians: Gaussians | None = None
 
     @abstractmethod
     def build_network(self, resources: dict[str, Weights]) -> Network:
@@ -134,8 +137,8 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         self.optimizers = self.build_optimizers()
         for key, optimizer in self.optimizers.items():
             optimizer.load_state_dict(clone(state["optimizers"][key]))
+        self.encoder_changed()
         self._sums = GroupSums.from_state(state["sums"], self.device) if state["sums"] else None
-        self._features = None
         self.load_own_state(state)
 
     @classmethod
@@ -151,6 +154,18 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         """The network on the trainer's device, in the layout that is fast there."""
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
         return network.to(self.device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+    def fresh_head(self, build: Callable[[], nn.Module]) -> None:
+        """Stage 2's new head: weights of the module that `build` makes, drawn from torch's global generator."""
+        with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
+            fresh = build()
+        self.model.head.load_state_dict(fresh.state_dict())
+
+    def sgd(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
+    ) -> torch.optim.Optimizer:
+        """SGD in one kernel where the device has one."""
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, **fused(self.device))
 
     def train_on_images(
         self,
@@ -177,7 +192,27 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
                 optimizer.step()
                 after_batch()
                 total += loss.detach() * len(index)
+        optimizer.zero_grad()  # gradients are as large as the network, and what comes next needs none
         return total.item() / len(order)
+
+    def train_encoder(
+        self,
+        step: int,
+        *,
+        order: batches.Indices,
+        batch_size: int,
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        batch_norm_moves: bool = False,
+    ) -> float:
+        """An E-step with the optimiser `e_step`: as `train_on_images`, the head frozen; batch norms too, by default."""
+        self.model.train()
+        if not batch_norm_moves:
+            fix_batch_norm(self.model)
+        optimizer = self.optimizers["e_step"]
+        with frozen(self.model.head):
+            return self.train_on_images(
+                2, step, order=order, batch_size=batch_size, loss_of=loss_of, optimizer=optimizer
+            )
 
     def train_on_features(
         self,
@@ -202,9 +237,38 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
             seen += len(targets)
         return total.item() / seen
 
-    def step_order(self, stage: int, step: int, per_step: int | None) -> batches.Indices:
-        """Indices of the training images of a step, see `batches.step_order`."""
-        return batches.step_order(len(self.inputs.images), per_step, self.inputs.seed, stage, step)
+    def step_order(
+        self, stage: int, step: int, per_step: int | None, *, exponent: float | None = None
+    ) -> batches.Indices:
+        """Indices of the training images of a step: each once an epoch, see `batches.step_order`.
+
+        With an `exponent` instead drawn with replacement, see `class_balanced_order`. `per_step` None: as many as there
+        are training images.
+        """
+        if exponent is None:
+            return batches.step_order(len(self.labels), per_step, self.inputs.seed, stage, step)
+        draws = generator("cpu", self.inputs.seed, stage, step, "order")
+        return class_balanced_order(self.labels, per_step or len(self.labels), exponent, draws).numpy()
+
+    def balanced_features(self, step: int, n: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`n` training features (B, D) with their labels, class-balanced with replacement, in batches, for stage 2.
+
+        Drawn block by block, so that memory does not grow with `n`.
+        """
+        draws = generator("cpu", self.inputs.seed, 2, step, "features")
+        block = batch_size * max(1, BLOCK // batch_size)
+        for start in range(0, n, block):
+            order = class_balanced_order(self.labels, min(block, n - start), 1.0, draws).to(self.device)
+            for index in torch.split(order, batch_size):
+                yield self.training_features()[index], self.labels[index]
+
+    def virtual_features(
+        self, step: int, gaussians: Gaussians, per_class: int, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """`per_class` virtual features of every class that has images, in batches, for stage 2 of one-label data."""
+        classes = (self.counts > 0).nonzero().squeeze(1)
+        draws = self.draws(2, step, "virtual features")
+        return balanced_virtual_batches(gaussians, classes, per_class, batch_size, draws)
 
     def draws(self, stage: int, step: int, purpose: str) -> torch.Generator:
         """A generator on the device for one purpose within one step."""
@@ -217,11 +281,6 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
             return (model or self.model).features(images).float()
-
-    def augmented_logits(self, raw: Tensor, draws: torch.Generator) -> Tensor:
-        """Logits (B, C) of augmented training images."""
-        logits: Tensor = self.model.head(self.forward(training_images(raw, self.config.stage1.augmentations, draws)))
-        return logits
 
     def evaluation_view(self, raw: Tensor) -> Tensor:
         """Normalised images as evaluation sees them."""
@@ -236,7 +295,13 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
 
     def encoder_changed(self) -> None:
         """Forgets what was computed by the encoder as it was."""
-        self._sums = self._features = None
+        self._sums = self._features = self._gaussians = None
+
+    def kept_gaussians(self, fit: Callable[[], Gaussians]) -> Gaussians:
+        """Stage 2's Gaussians of the current encoder, as `fit` makes them; kept until it changes."""
+        if self._gaussians is None:
+            self._gaussians = fit()
+        return self._gaussians
 
     def training_features(self) -> Tensor:
         """Features of all training images, on the device; kept until the encoder changes."""

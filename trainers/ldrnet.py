@@ -20,18 +20,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from trainers.augment import training_images
 from trainers.backbones import build, load_trunk
 from trainers.base import Resource, Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights
 from trainers.gaussians import CovType, Gaussians, GroupSums, Target, fit
-from trainers.image_config import NONE, ImageStage1, ImageTrainerConfig
-from trainers.image_trainer import ImageTrainer, Network, fix_batch_norm, frozen, fused
+from trainers.image_config import NONE, AugmentedStage1, ImageTrainerConfig
+from trainers.image_trainer import ImageTrainer, Network, fused
 from trainers.label_decoder import GroupWiseLinear, LabelDecoder, PooledFeatures, check_width
 from trainers.sampling import reverse_probabilities
-from trainers.seeding import seeded
 from trainers.sigmoid_losses import GceForm, bce, gce, reweight
 
 
-class LDRNetStage1(ImageStage1):
+class LDRNetStage1(AugmentedStage1):
     """Label decoupling. Defaults are the paper's values, or [R]."""
 
     backbone: str = "resnet50"
@@ -221,7 +221,7 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
             step,
             order=self.step_order(1, step, cfg.images_per_epoch),
             batch_size=cfg.batch_size,
-            loss_of=lambda index, raw: bce(self.augmented_logits(raw, draws), self.labels[index]),
+            loss_of=lambda index, raw: bce(self._augmented_logits(raw, draws), self.labels[index]),
             optimizer=self.optimizers["stage1"],
         )
         return {"loss": loss}
@@ -231,9 +231,7 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
         cfg = self.config.stage2
         self.enter_stage(2)
         if cfg.reconstruction and cfg.head_init == "reinit":
-            with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
-                fresh = GroupWiseLinear(self.inputs.n_classes, self.model.dim)
-            self.model.head.load_state_dict(fresh.state_dict())
+            self.fresh_head(lambda: GroupWiseLinear(self.inputs.n_classes, self.model.dim))
         self.optimizers = self.build_optimizers()
         if cfg.reconstruction and cfg.statistics == "once":
             self._first_sums = self.current_sums(cfg.cov_type)
@@ -267,6 +265,11 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
     def _adam(self, parameters: Iterator[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, **fused(self.device))
 
+    def _augmented_logits(self, raw: Tensor, draws: torch.Generator) -> Tensor:
+        """Logits (B, C) of augmented training images."""
+        logits: Tensor = self.model.head(self.forward(training_images(raw, self.config.stage1.augmentations, draws)))
+        return logits
+
     def _m_step(self, step: int) -> float:
         """Trains the head on R virtual images (Eq 12-14) with BCE; returns the mean loss."""
         positive_weights = reweight(self.counts, self.config.stage2.reweight_power)
@@ -279,7 +282,7 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
     def _virtual_images(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """R virtual images in batches: features (B, C, D) and labels (B, C)."""
         cfg = self.config.stage2
-        gaussians = self._gaussians()
+        gaussians = self.kept_gaussians(self._fitted)
         alpha = cfg.alpha if cfg.sampling == "reverse" else 0.0
         p = reverse_probabilities(self.counts, alpha, cfg.mean_positives).float()
         label_draws = self.draws(2, step, "virtual labels")
@@ -293,28 +296,19 @@ class LDRNetTrainer(ImageTrainer[LDRNetConfig]):
     def _e_step(self, step: int) -> float:
         """Trains backbone and encoder on real images with the GCE, the head frozen; returns the mean loss."""
         cfg = self.config.stage2
-        self.model.train()
-        fix_batch_norm(self.model)
         draws = self.draws(2, step, "augmentation")
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:
-            logits, targets = self.augmented_logits(raw, draws), self.labels[index]
+            logits, targets = self._augmented_logits(raw, draws), self.labels[index]
             robust = gce(logits, targets, cfg.q, cfg.gce_form)
             if cfg.e_step_weight == 1:
                 return robust
             return cfg.e_step_weight * robust + (1 - cfg.e_step_weight) * bce(logits, targets)
 
-        with frozen(self.model.head):
-            return self.train_on_images(
-                2,
-                step,
-                order=self.step_order(2, step, cfg.e_step_images),
-                batch_size=cfg.e_batch_size,
-                loss_of=loss,
-                optimizer=self.optimizers["e_step"],
-            )
+        order = self.step_order(2, step, cfg.e_step_images)
+        return self.train_encoder(step, order=order, batch_size=cfg.e_batch_size, loss_of=loss)
 
-    def _gaussians(self) -> Gaussians:
+    def _fitted(self) -> Gaussians:
         cfg = self.config.stage2
         return fit(
             self._first_sums or self.current_sums(cfg.cov_type),

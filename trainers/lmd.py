@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
@@ -25,31 +24,23 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from trainers.augment import centre_crop
-from trainers.base import Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights
-from trainers.batches import Indices
+from trainers.base import Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights, first_step
 from trainers.compensation import FdcMode, FdcSign, fdc
 from trainers.ema import ema_decay, ema_update
 from trainers.gaussians import Gaussians, GroupSums, covariances
 from trainers.image_config import ImageStage1, ImageTrainerConfig
-from trainers.image_trainer import ImageTrainer, Network, fix_batch_norm, frozen, fused
+from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network
 from trainers.pooled import PooledNetwork
 from trainers.relation import channel_relation, probability_consistency, sample_relation
-from trainers.sampling import class_balanced_order
-from trainers.seeding import generator, seeded
+from trainers.sampling import same_number_each
+from trainers.seeding import generator
 from trainers.softmax_losses import cross_entropy, softmax_gce
 from trainers.state import clone
 from trainers.views import Flips, strong_view, weak_view
-from trainers.virtual import balanced_virtual_batches
-
-EPSILON = 1e-9
-"""Keeps a product of a fraction and a whole number from falling just below the whole number that is meant."""
 
 
 class LMDStage1(ImageStage1):
-    """Relation-aware representation learning. Defaults are the paper's values, or [R].
-
-    The strong and the weak view replace `augmentation` and the fields after it.
-    """
+    """Relation-aware representation learning. Defaults are the paper's values, or [R]."""
 
     epochs: int = Field(100, ge=1, le=10_000)
     """Length of stage 1 in passes over the training images (paper 100), or over `images_per_epoch` of them."""
@@ -64,7 +55,7 @@ class LMDStage1(ImageStage1):
     weight_decay: float = Field(0.0, ge=0, le=1)
     """SGD's L2 penalty (released code: none)."""
     use_mrc: bool = True
-    """Consistency with the teacher; off: cross-entropy on the strong view only (ablation)."""
+    """Consistency with the teacher; off: cross-entropy only (ablation)."""
     consistency_start: float = Field(0.21, ge=0, lt=1)
     """Fraction of stage 1 after which the consistency terms are on (paper: epoch 21 of 100, without a ramp)."""
     classification_weight: float = Field(1.0, gt=0, le=1000)
@@ -79,7 +70,8 @@ class LMDStage1(ImageStage1):
     """Gram matrices as printed, or with rows of unit length as in the code. The paper's weights fit the latter only:
     the printed norm is about a thousand times larger."""
     ce_view: Literal["paper", "released"] = "released"
-    """View of the cross-entropy: `paper` weak (its text), `released` strong (the code and the paper's figure)."""
+    """View of the cross-entropy: `paper` weak (its text), `released` strong (the code and the paper's figure). The
+    other view is made, and seen, only where there is consistency."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Largest decay of the teacher's average (released code). The teacher's batch norms use batch statistics."""
     flips: Flips = "both"
@@ -90,7 +82,7 @@ class LMDStage1(ImageStage1):
     @property
     def consistency_from(self) -> int:
         """First epoch (from 0) with consistency terms; `epochs` or more where there are none."""
-        return math.floor(self.consistency_start * self.epochs + EPSILON) if self.use_mrc else self.epochs
+        return first_step(self.consistency_start, self.epochs) if self.use_mrc else self.epochs
 
 
 class LMDStage2(Stage2Config):
@@ -111,7 +103,8 @@ class LMDStage2(Stage2Config):
     min_cov_samples: int = Field(2, ge=2, le=1_000_000)
     """Classes of fewer images take the classes' pooled covariance [R: an own covariance needs 2]."""
     statistics: Literal["paper", "released"] = "paper"
-    """Class statistics from every training image once, or from an inverse-frequency sampler with replacement."""
+    """Class statistics from every training image once, or from as many draws with replacement in every class, N / K,
+    as the code's inverse-frequency sampler gives it on average."""
     distribution_decay: float = Field(0.999, ge=0, lt=1)
     """Largest decay of the running Gaussians that the compensation measures by; 0.99 and more are a plain average."""
     classifier_lr: float = Field(1e-5, gt=0, le=10)
@@ -161,10 +154,11 @@ class LMDStage2(Stage2Config):
 
     @model_validator(mode="after")
     def _encoder_has_a_gradient(self) -> LMDStage2:
-        if self.update_encoder and self.label_gradient == "released" and not self.use_fdc:
+        compensates = self.use_fdc and self.fdc_weight > 0
+        if self.update_encoder and self.label_gradient == "released" and not compensates:
             raise ValueError(
-                "label_gradient released without use_fdc gives the encoder no gradient; set update_encoder off, or one "
-                "of the two otherwise"
+                "label_gradient released needs use_fdc and an fdc_weight above 0, or the encoder has no gradient; set "
+                "update_encoder off, or one of the three otherwise"
             )
         return self
 
@@ -192,7 +186,7 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
     name: ClassVar[str] = "lmd"
     config_type: ClassVar[type[TrainerConfig]] = LMDConfig
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.MULTI_CLASS})
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
 
     def __init__(self, config: LMDConfig, inputs: TrainerInputs) -> None:
         super().__init__(config, inputs)
@@ -210,29 +204,34 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         """One SGD in stage 1; in stage 2 one for the M-step and, where the encoder is updated, one for the E-step."""
         one, two = self.config.stage1, self.config.stage2
         if self.stage == 1:
-            return {"stage1": self._sgd(list(self.model.parameters()), one.lr, one.momentum, one.weight_decay)}
-        found = {
-            "m_step": self._sgd(list(self.model.head.parameters()), two.classifier_lr, two.momentum, two.weight_decay)
-        }
+            return {"stage1": self.sgd(self.model.parameters(), one.lr, one.momentum, one.weight_decay)}
+        found = {"m_step": self.sgd(self.model.head.parameters(), two.classifier_lr, two.momentum, two.weight_decay)}
         if two.update_encoder:
-            encoder = list(self.model.encoder_parameters())
-            found["e_step"] = self._sgd(encoder, two.backbone_lr, two.momentum, two.weight_decay)
+            encoder = self.model.encoder_parameters()
+            found["e_step"] = self.sgd(encoder, two.backbone_lr, two.momentum, two.weight_decay)
         return found
 
     def stage1_step(self, step: int) -> dict[str, float]:
         """An epoch: cross-entropy and, from `consistency_start` on, consistency with the teacher; logs `loss`."""
         cfg = self.config.stage1
         self.model.train()
-        draws = self.draws(1, step, "views")
-        consistent = step >= cfg.consistency_from
+        # Draws of their own for either view: leaving one out leaves the other's as they are.
+        strong_draws, weak_draws = self.draws(1, step, "strong view"), self.draws(1, step, "weak view")
+        consistent, on_strong = step >= cfg.consistency_from, cfg.ce_view == "released"
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:
-            strong, weak = self._views(raw, draws)
-            features = self.forward(strong)
-            logits = self.model.head(features)
-            seen = logits if cfg.ce_view == "released" else self.model.head(self.forward(weak))
-            total = cfg.classification_weight * cross_entropy(seen, self.labels[index])
-            return total + self._consistency(features, logits, weak) if consistent else total
+            images = centre_crop(raw, cfg.crop)
+            further = torch.zeros((), device=self.device)
+            if consistent or on_strong:
+                features = self.forward(strong_view(images, cfg.flips, cfg.strength, strong_draws))
+                logits = self.model.head(features)
+            if consistent or not on_strong:
+                weak = weak_view(images, cfg.flips, weak_draws)
+            if consistent:
+                further = self._consistency(features, logits, weak)
+            if not on_strong:
+                logits = self.model.head(self.forward(weak))
+            return cfg.classification_weight * cross_entropy(logits, self.labels[index]) + further
 
         mean = self.train_on_images(
             1,
@@ -252,25 +251,13 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             self.encoder_changed()
         self.enter_stage(2)
         self.teacher = None
-        with seeded(torch.device("cpu"), self.inputs.seed, 2, "head"):
-            self.model.head.load_state_dict(self._classifier(self.model.dim).state_dict())
+        self.fresh_head(lambda: self._classifier(self.model.dim))
         self.optimizers = self.build_optimizers()
 
     def stage2_step(self, step: int) -> dict[str, float]:
         """A round: statistics, M-step, E-step; logs `m_loss` and, where there is an E-step, `e_loss`."""
-        cfg = self.config.stage2
-        mean, cov = covariances(
-            self._statistics(step),
-            cov_type=cfg.cov_type,
-            shrinkage=cfg.shrinkage,
-            towards="identity",
-            ridge=cfg.cov_eps,
-            min_count=cfg.min_cov_samples,
-        )
-        if cfg.update_encoder and cfg.use_fdc:
-            self._average(mean, cov)
-        losses = {"m_loss": self._m_step(step, Gaussians.of(mean, cov))}
-        if cfg.update_encoder:
+        losses = {"m_loss": self._m_step(step)}
+        if self.config.stage2.update_encoder:
             losses["e_loss"] = self._e_step(step)
         return losses
 
@@ -291,26 +278,19 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             self.teacher = _follower(self.model)
             self.teacher.load_state_dict(state["teacher"])
         running = state["running"]
-        self._running = None if running is None else (running[0].to(self.device), running[1].to(self.device))
+        # Copies, because they are moved in place.
+        self._running = (
+            None if running is None else (running[0].to(self.device, copy=True), running[1].to(self.device, copy=True))
+        )
 
     def _classifier(self, dim: int) -> nn.Module:
         return nn.Linear(dim, self.inputs.n_classes)
-
-    def _sgd(
-        self, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
-    ) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, **fused(self.device))
 
     def _follow(self) -> None:
         """The teacher's update after a batch."""
         if self.teacher is not None:
             ema_update(self.teacher, self.model, ema_decay(self._updates, self.config.stage1.ema_decay))
         self._updates += 1
-
-    def _views(self, raw: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        cfg = self.config.stage1
-        images = centre_crop(raw, cfg.crop)
-        return strong_view(images, cfg.flips, cfg.strength, draws), weak_view(images, cfg.flips, draws)
 
     def _consistency(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
         """lambda_3 L_prob + lambda_1 L_batch + lambda_2 L_channel against the teacher on the weak view."""
@@ -327,30 +307,31 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             + cfg.channel_weight * channel_relation(features, reference, normalised=normalised)
         )
 
+    def _moments(self, step: int) -> tuple[Tensor, Tensor]:
+        """This round's means (1, K, D) and covariances (1, K, D, D), or variances (1, K, D), in float64."""
+        cfg = self.config.stage2
+        return covariances(
+            self._statistics(step),
+            cov_type=cfg.cov_type,
+            shrinkage=cfg.shrinkage,
+            towards="identity",
+            ridge=cfg.cov_eps,
+            min_count=cfg.min_cov_samples,
+            images=self.counts[None],
+        )
+
     def _statistics(self, step: int) -> GroupSums:
         cfg = self.config.stage2
         if cfg.statistics == "paper":
             return self.current_sums(cfg.cov_type)
         draws = generator("cpu", self.inputs.seed, 2, step, "statistics")
-        order = class_balanced_order(self.labels, len(self.labels), 1.0, draws).to(self.device)
+        each = math.ceil(len(self.labels) / int(self.present.sum()))
+        order = same_number_each(self.labels, each, draws).to(self.device)
         diagonal = cfg.cov_type == "diag"
         sums = GroupSums(1, self.inputs.n_classes, self.model.dim, diagonal=diagonal, device=self.device)
-        sums.add_multi_class(self.training_features()[order], self.labels[order])
+        for index in torch.split(order, EVAL_BATCH):
+            sums.add_multi_class(self.training_features()[index], self.labels[index])
         return sums
-
-    def _resampled(self, step: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`total` real features, class-balanced with replacement, in batches: the M-step without virtual ones."""
-        draws = generator("cpu", self.inputs.seed, 2, step, "resampling")
-        order = class_balanced_order(self.labels, total, 1.0, draws).to(self.device)
-        for index in torch.split(order, self.config.stage2.m_batch_size):
-            yield self.training_features()[index], self.labels[index]
-
-    def _e_order(self, step: int) -> Indices:
-        cfg = self.config.stage2
-        if not cfg.balanced_e:
-            return self.step_order(2, step, cfg.e_step_images)
-        draws = generator("cpu", self.inputs.seed, 2, step, "order")
-        return class_balanced_order(self.labels, cfg.e_step_images or len(self.labels), 1.0, draws).numpy()
 
     def _fdc(self, gaussians: Gaussians, features: Tensor, targets: Tensor) -> Tensor:
         cfg = self.config.stage2
@@ -365,32 +346,46 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             temperature=cfg.fdc_temperature,
         )
 
+    def _measured(self, step: int) -> Gaussians:
+        """This round's Gaussians; where the E-step measures by them, the running ones move, too."""
+        cfg = self.config.stage2
+        mean, cov = self._moments(step)
+        gaussians = Gaussians.of(mean, cov)
+        if cfg.update_encoder and cfg.use_fdc:
+            self._average(mean, cov)
+        return gaussians
+
     def _average(self, mean: Tensor, cov: Tensor) -> None:
-        """Moves the running Gaussians by this round's: a plain average until `distribution_decay` binds."""
+        """Moves the running Gaussians by this round's: a plain average until `distribution_decay` binds.
+
+        In place from the second round on, and the first round's tensors are taken as they are: with many classes a
+        covariance tensor more would be felt.
+        """
         decay = ema_decay(self._rounds_measured, self.config.stage2.distribution_decay)
         self._rounds_measured += 1
         if self._running is None:
             self._running = (mean, cov)
             return
-        self._running = (torch.lerp(mean, self._running[0], decay), torch.lerp(cov, self._running[1], decay))
+        for running, new in zip(self._running, (mean, cov), strict=True):
+            running.lerp_(new, 1 - decay)
 
-    def _m_step(self, step: int, gaussians: Gaussians) -> float:
+    def _m_step(self, step: int) -> float:
         """Trains the classifier on R features per class that has images; returns the mean loss."""
         cfg = self.config.stage2
-        draws = self.draws(2, step, "virtual features")
-        classes = self.present.nonzero().squeeze(1)
+        # Released statistics are drawn anew each round, whether or not the encoder has changed.
+        gaussians = (
+            self._measured(step) if cfg.statistics == "released" else self.kept_gaussians(lambda: self._measured(step))
+        )
         if cfg.use_vfc:
-            drawn = balanced_virtual_batches(gaussians, classes, cfg.virtual_size, cfg.m_batch_size, draws)
+            drawn = self.virtual_features(step, gaussians, cfg.virtual_size, cfg.m_batch_size)
         else:
-            drawn = self._resampled(step, cfg.virtual_size * len(classes))
+            drawn = self.balanced_features(step, cfg.virtual_size * int(self.present.sum()), cfg.m_batch_size)
         return self.train_on_features(drawn, loss_of=cross_entropy, optimizer=self.optimizers["m_step"])
 
     def _e_step(self, step: int) -> float:
         """Trains the encoder on un-augmented images, the classifier frozen; returns the mean loss."""
         cfg = self.config.stage2
-        self.model.train()
-        if cfg.bn_mode_e == "eval":
-            fix_batch_norm(self.model)
+        self.encoder_changed()  # about to: what was measured of it makes room for the running Gaussians
         gaussians = Gaussians.of(*self._running) if self._running is not None else None
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:
@@ -399,15 +394,13 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
             total = cross_entropy(logits, targets) if cfg.label_loss == "ce" else softmax_gce(logits, targets, cfg.q)
             return total if gaussians is None else total + cfg.fdc_weight * self._fdc(gaussians, features, targets)
 
-        with frozen(self.model.head):
-            return self.train_on_images(
-                2,
-                step,
-                order=self._e_order(step),
-                batch_size=cfg.e_batch_size,
-                loss_of=loss,
-                optimizer=self.optimizers["e_step"],
-            )
+        return self.train_encoder(
+            step,
+            order=self.step_order(2, step, cfg.e_step_images, exponent=1.0 if cfg.balanced_e else None),
+            batch_size=cfg.e_batch_size,
+            loss_of=loss,
+            batch_norm_moves=cfg.bn_mode_e == "train",
+        )
 
 
 def _follower(network: Network) -> Network:

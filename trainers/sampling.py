@@ -25,6 +25,19 @@ def reverse_probabilities(counts: Tensor, alpha: float, mean_positives: float = 
     return torch.minimum(p * mean_positives, p.clamp(min=0.5))
 
 
+def same_number_each(labels: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """`n` image indices of every class that has an image, drawn with replacement, class by class; int64 on CPU.
+
+    One label per image, (N,). `generator` is a CPU one.
+    """
+    labels = labels.cpu()
+    by_class = labels.argsort(stable=True)
+    sizes = torch.unique(labels, return_counts=True)[1]
+    picks = torch.rand((len(sizes), n), generator=generator, dtype=torch.float64)
+    places = (picks * sizes[:, None]).long() + (sizes.cumsum(0) - sizes)[:, None]
+    return by_class[places.flatten()]
+
+
 def class_balanced_order(labels: Tensor, n: int, exponent: float, generator: torch.Generator) -> Tensor:
     """`n` image indices, drawn with replacement so that rare classes come as often as frequent ones; int64 on CPU.
 

@@ -37,7 +37,7 @@ def focal(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
 def logit_adjusted(logits: Tensor, targets: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
     """Cross-entropy on z_k + tau log pi_k (Menon et al., arXiv 2007.07314); tau = 1 is the balanced softmax.
 
-    `counts` are training images per class (K,); a class without any takes no part.
+    `counts` are training images per class (K,); a class without any counts as one image.
     """
     return F.cross_entropy(logits.float() + tau * log_prior(counts), targets)
 

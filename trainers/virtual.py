@@ -10,7 +10,7 @@ from torch import Tensor
 from trainers.gaussians import Gaussians
 
 BLOCK = 4096
-"""Features drawn at once: each class's factor is read once a block, and memory stays flat in R."""
+"""Features drawn at once: each class's factor is read once a block, and no more features than these are held."""
 
 
 def balanced_virtual_batches(
@@ -19,7 +19,8 @@ def balanced_virtual_batches(
     """Yields (features (B, D) float32, class indices (B,)) until each of `classes` had exactly `per_class` features.
 
     Classes come in random order; `gaussians` has one pool. The last batch may be smaller. The same distribution as
-    drawing all len(classes) * per_class features first and shuffling them, without storing them.
+    drawing all len(classes) * per_class features first and shuffling them, without storing them; only their order is
+    stored, 8 bytes a feature.
     """
     total = len(classes) * per_class
     order = torch.randperm(total, generator=generator, device=generator.device)

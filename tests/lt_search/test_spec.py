@@ -186,6 +186,23 @@ def test_rows_of_a_comparison_must_be_named_to_be_searched_alone() -> None:
         _resolve(SpecOptions("lmd", "digits-lt", row="crt"))
 
 
+def test_a_row_with_rungs_of_its_own_is_not_compared_where_the_budget_says() -> None:
+    def rungs(row: str) -> dict[str, list[int]]:
+        options = SpecOptions("baselines", row=row)
+        return resolve_spec(options, load_dataset("digits-lt"), gpu=True).rungs
+
+    assert rungs("ce")["stage1"]
+    assert rungs("ldam-drw") == {"stage1": [], "stage2": []}
+
+
+def test_a_rung_of_a_row_before_its_losses_are_active_is_refused(tmp_path: Path) -> None:
+    text = shipped_spaces()["baselines"].replace("rungs: {eta: 2}  ", "rungs: {eta: 2, stage1: [0.9, 1.0]}  ")
+    (tmp_path / "early.yaml").write_text(text)
+    found = _places(SpecOptions(str(tmp_path / "early.yaml"), "digits-lt", row="ldam-drw"))
+    assert len(found) == 1, found
+    assert "rows.ldam-drw.rungs.stage1: the rung at step" in found[0]
+
+
 @pytest.mark.parametrize("text", ["stage2.alpha=5", "stage2.q=0", "stage2.q=1.5"])
 def test_alpha_and_q_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=text):

@@ -7,7 +7,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
+from sklearn.preprocessing import normalize
 from torch.nn import functional as F
 
 from tests.trainers.test_contract import TINY, labels_for, pictures, train
@@ -21,6 +24,9 @@ from trainers.decoupled import (
     Loss,
     Method,
 )
+from trainers.gaussians import Gaussians
+
+Array = NDArray[Any]
 
 IMAGES = pictures(9, seed=4)
 
@@ -54,6 +60,64 @@ ROWS = [
 ]
 
 
+PARAMETERS = {
+    "focal_gamma": 1.5, "beta": 0.9, "ldam_scale": 4.0, "ldam_margin": 0.7, "tau": 1.6, "gamma_pos": 0.5,
+    "gamma_neg": 2.5, "asl_margin": 0.1, "weight_power": 0.8,
+}  # fmt: skip
+"""Of all losses, away from their defaults."""
+
+
+def weighted_mean(losses: Array, weights: Array) -> float:
+    return float((losses * weights).sum() / weights.sum())
+
+
+def one_label_reference(loss: str, z: Array, cosines: Array, y: Array, counts: Array, reweighted: bool) -> float:
+    """The row's loss from its equation, of logits or cosines (B, K) and class indices (B,)."""
+    rows, same = np.arange(len(y)), np.ones(len(y))
+    effective = (1 - 0.9) / (1 - 0.9**counts)
+    if loss == "focal":
+        p = np.exp(log_softmax(z, 1)[rows, y])
+        return float(np.mean(-((1 - p) ** 1.5) * np.log(p)))
+    if loss == "class_balanced":
+        return weighted_mean(-log_softmax(z, 1)[rows, y], effective[y])
+    if loss == "ldam_drw":
+        margins = counts**-0.25 / (counts**-0.25).max() * 0.7
+        moved = cosines.copy()
+        moved[rows, y] -= margins[y]
+        return weighted_mean(-log_softmax(4 * moved, 1)[rows, y], effective[y] if reweighted else same)
+    tau = {"balanced_softmax": 1.0, "logit_adjustment": 1.6}.get(loss, 0.0)
+    return float(np.mean(-log_softmax(z + tau * np.log(counts / counts.sum()), 1)[rows, y]))
+
+
+def several_label_reference(loss: str, z: Array, y: Array, counts: Array, images: int) -> float:
+    """The row's loss from its equation, of logits and labels (B, C)."""
+    p = expit(z)
+    if loss == "focal":
+        missed = np.where(y == 1, 1 - p, p)
+        return float(np.mean(-(missed**1.5) * np.log(1 - missed)))
+    if loss == "asymmetric":
+        shifted = np.maximum(p - 0.1, 0)
+        return float(-np.mean(y * (1 - p) ** 0.5 * np.log(p) + (1 - y) * shifted**2.5 * np.log(1 - shifted)))
+    weight = ((1 - counts / images) / (counts / images)) ** (0.8 if loss == "pos_weight" else 0.0)
+    return float(-np.mean(weight * y * np.log(p) + (1 - y) * np.log(1 - p)))
+
+
+@pytest.mark.parametrize("reweighted", [False, True])
+@pytest.mark.parametrize(("task", "loss"), [row for row in ROWS if row[1] != "mixup"])
+def test_every_loss_is_its_equation_at_the_rows_own_parameters(task: Task, loss: str, reweighted: bool) -> None:
+    trainer = decoupled(loss, task=task, stage1=PARAMETERS)
+    features = 2 * torch.randn((41, trainer.model.dim), generator=torch.Generator().manual_seed(0))
+    weight, bias = (trainer.state()["model"][f"head.{part}"].double().numpy() for part in ("weight", "bias"))
+    x, y = features.double().numpy(), trainer.labels.numpy()
+    z, cosines = x @ weight.T + bias, normalize(x) @ normalize(weight).T
+    if task == Task.MULTI_LABEL:
+        expected = several_label_reference(loss, z, y, y.sum(0), len(y))
+    else:
+        expected = one_label_reference(loss, z, cosines, y, np.bincount(y).astype(float), reweighted)
+    found = trainer._loss(features, trainer.labels, reweighted=reweighted)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(("task", "loss"), ROWS)
 def test_every_loss_learns_and_is_a_loss_of_its_own(task: Task, loss: str) -> None:
     plain, row = trained("plain", task=task), trained(loss, task=task, stage1={"drw_start": 0.0, "tau": 0.5})
@@ -81,6 +145,13 @@ def test_deferred_weights_start_at_their_fraction_with_a_smaller_rate() -> None:
     assert late.optimizers["stage1"].param_groups[0]["lr"] == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize(("start", "epochs", "first"), [(0.55, 100, 55), (0.29, 100, 29), (0.8, 8, 6), (0.0, 5, 0)])
+def test_trials_are_judged_only_after_the_first_reweighted_epoch(start: float, epochs: int, first: int) -> None:
+    fields = {"stage1": {"drw_start": start, "epochs": epochs}}
+    assert decoupled("ldam_drw", **fields).config.losses_active_from() == {1: first, 2: 0}
+    assert decoupled("plain", **fields).config.losses_active_from() == {1: 0, 2: 0}
+
+
 def test_ldam_logits_are_scaled_cosines() -> None:
     trainer = trained("ldam_drw")
     weight = trainer.state()["model"]["head.weight"]
@@ -88,10 +159,18 @@ def test_ldam_logits_are_scaled_cosines() -> None:
     torch.testing.assert_close(trainer.predict_logits(IMAGES), 30 * F.normalize(x) @ F.normalize(weight).T)
 
 
-def test_balanced_sampling_sees_every_class_equally_often() -> None:
-    order = decoupled("balanced_sampling", stage1={"images_per_epoch": 4000})._stage1_order(0)
-    share = np.bincount(labels_for(Task.MULTI_CLASS).numpy()[order]) / 4000
-    np.testing.assert_allclose(share, 0.25, atol=0.03)
+@pytest.mark.parametrize(("exponent", "shares"), [
+    (1.0, [0.25, 0.25, 0.25, 0.25]), (0.5, np.sqrt([23, 10, 5, 3]) / np.sqrt([23, 10, 5, 3]).sum()),
+])  # fmt: skip
+def test_balanced_sampling_sees_classes_as_often_as_its_exponent_says(
+    exponent: float, shares: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = decoupled("balanced_sampling", stage1={"images_per_epoch": 4000, "sampling_exponent": exponent})
+    seen: list[Array] = []
+    monkeypatch.setattr(trainer, "train_on_images", lambda *_args, order, **_named: seen.append(order) or 0.0)
+    trainer.stage1_step(0)
+    share = np.bincount(labels_for(Task.MULTI_CLASS).numpy()[seen[0]]) / 4000
+    np.testing.assert_allclose(share, shares, atol=0.03)
 
 
 @pytest.mark.parametrize("method", get_args(Method))
@@ -156,6 +235,16 @@ def test_a_retrained_classifier_nears_the_class_balanced_optimum() -> None:
     assert np.abs(best).max() > 0.3
     assert np.corrcoef(found.ravel(), best.ravel())[0, 1] > 0.99
     np.testing.assert_allclose(found, best, atol=0.1 * np.abs(best).max())
+
+
+def test_virtual_features_of_all_rounds_come_from_gaussians_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trained(method="vfc")
+    trainer.begin_stage2()
+    fits: list[Gaussians] = []
+    fitted = trainer._fitted
+    monkeypatch.setattr(trainer, "_fitted", lambda: fits.append(fitted()) or fits[-1])
+    train(trainer, 2, range(3))
+    assert len(fits) == 1
 
 
 def test_learned_scales_leave_weights_and_biases_alone() -> None:

@@ -288,10 +288,10 @@ def test_weight_zero_of_the_gce_is_bce() -> None:
 def test_statistics_follow_the_encoder_or_stay() -> None:
     once, fresh = in_stage2({"statistics": "once", "e_lr": 1e-2}), in_stage2({"e_lr": 1e-2})
     assert once.stage2_step(0) == fresh.stage2_step(0)
-    first = once._gaussians().mean.clone()
+    first = once._fitted().mean.clone()
     assert once.stage2_step(1)["m_loss"] != fresh.stage2_step(1)["m_loss"]
-    assert torch.equal(once._gaussians().mean, first)
-    assert not torch.equal(fresh._gaussians().mean, first)
+    assert torch.equal(once._fitted().mean, first)
+    assert not torch.equal(fresh._fitted().mean, first)
 
 
 @pytest.mark.parametrize("statistics", ["once", "every_round"])
@@ -307,7 +307,7 @@ def test_either_kind_of_statistics_resumes_bit_for_bit(statistics: str) -> None:
 def test_gaussians_are_those_of_the_training_features() -> None:
     built = in_stage2({"cov_type": "full", "shrinkage": 0.0})
     features, labels = built.features(built.inputs.images).double().numpy(), built.inputs.labels.numpy()
-    gaussians = built._gaussians()
+    gaussians = built._fitted()
     rows = features[labels[:, 0] == 1, 0]
     np.testing.assert_allclose(gaussians.mean[0, 1], rows.mean(0), rtol=1e-4, atol=1e-5)
     factor = gaussians.factor[0, 0].double().numpy()

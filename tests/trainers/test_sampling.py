@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.sampling import class_balanced_order, reverse_probabilities
+from trainers.sampling import class_balanced_order, reverse_probabilities, same_number_each
 
 # Training counts of NIH ChestX-ray14, LDRNet Table 2.
 NIH = {
@@ -74,3 +74,17 @@ def test_several_label_images_are_drawn_by_class_then_among_its_images() -> None
     order = class_balanced_order(labels, 40_000, 1.0, torch.Generator().manual_seed(0))
     drawn = torch.bincount(order, minlength=5).numpy() / 40_000
     np.testing.assert_allclose(drawn, [1 / 8, 1 / 8, 1 / 8 + 1 / 2, 1 / 8, 0], atol=0.01)
+
+
+def test_every_class_with_images_is_drawn_equally_often_and_all_over() -> None:
+    labels = torch.tensor([3, 0, 0, 3, 0, 1, 3, 3])
+    order = same_number_each(labels, 60, torch.Generator().manual_seed(0))
+    assert torch.bincount(labels[order]).tolist() == [60, 60, 0, 60]
+    assert torch.bincount(order).min() > 5
+
+
+def test_draws_of_a_number_each_repeat_with_the_generator() -> None:
+    labels = torch.arange(4).repeat(5)
+    orders = [same_number_each(labels, 7, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])

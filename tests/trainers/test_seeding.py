@@ -30,3 +30,25 @@ def test_seeded_block_is_repeatable_and_leaves_the_global_generator_alone() -> N
         torch.rand(3)
         raise RuntimeError
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_block_on_the_cpu_draws_as_a_manual_seed_and_touches_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = torch.rand(3, generator=torch.Generator().manual_seed(derive_seed(7, "dropout")))
+    touched: list[str] = []
+    for name in ("manual_seed", "manual_seed_all", "set_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_args, name=name: touched.append(name))
+    with seeded(torch.device("cpu"), 7, "dropout"):
+        assert torch.equal(torch.rand(3), expected)
+    assert not touched
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_seeded_block_on_a_gpu_is_repeatable_and_leaves_its_generator_alone() -> None:
+    for device in (torch.device("cuda"), torch.device("cuda", 0)):
+        before = torch.cuda.get_rng_state(device)
+        draws = []
+        for _ in range(2):
+            with seeded(device, 7, "dropout"):
+                draws.append(torch.rand(3, device=device))
+        assert torch.equal(*draws)
+        assert torch.equal(torch.cuda.get_rng_state(device), before)
