@@ -1,0 +1,60 @@
+"""Two trials share an address exactly if their stage 1 is the same computation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lt_search.address import hash_tensors, stage1_address
+from lt_search.spec import RunSpec
+
+DRAWN: dict[str, Any] = {"stage1.lr": 0.3, "stage1.optimiser": "momentum", "stage1.momentum": 0.2, "stage2.bias": 0.1}
+
+
+def test_stage_two_values_do_not_count(tiny_spec: RunSpec) -> None:
+    assert stage1_address(tiny_spec, DRAWN) == stage1_address(tiny_spec, {**DRAWN, "stage2.bias": -0.9})
+
+
+def test_inactive_values_do_not_count(tiny_spec: RunSpec) -> None:
+    plain = {**DRAWN, "stage1.optimiser": "sgd"}
+    assert stage1_address(tiny_spec, plain) == stage1_address(tiny_spec, {**plain, "stage1.momentum": 0.8})
+    assert stage1_address(tiny_spec, DRAWN) != stage1_address(tiny_spec, {**DRAWN, "stage1.momentum": 0.8})
+
+
+@pytest.mark.parametrize("name", ["stage1.lr", "stage1.seconds"])
+def test_every_stage_one_value_counts(tiny_spec: RunSpec, name: str) -> None:
+    assert stage1_address(tiny_spec, DRAWN) != stage1_address(tiny_spec, {**DRAWN, name: 0.31})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"data": {"fingerprint": "other"}},
+        {"data": {"split_hash": "other"}},
+        {"data": {"image_size": 16}},
+        {"data": {"pixels": {"train": "other"}}},
+    ],
+    ids=str,
+)
+def test_seed_and_data_count(tiny_spec: RunSpec, change: dict[str, Any]) -> None:
+    data = tiny_spec.data.model_copy(update=change.get("data", {}))
+    other = tiny_spec.model_copy(update={**change, "data": data})
+    assert stage1_address(tiny_spec, DRAWN) != stage1_address(other, DRAWN)
+
+
+def test_what_changes_nothing_in_training_does_not_count(tiny_spec: RunSpec) -> None:
+    other = tiny_spec.model_copy(update={"prune": False, "sampler": "random", "rungs": {"stage1": [2], "stage2": []}})
+    assert stage1_address(tiny_spec, DRAWN) == stage1_address(other, DRAWN)
+
+
+def test_tensors_differ_by_name_shape_type_and_content() -> None:
+    x = torch.arange(4.0)
+    hashes = [
+        hash_tensors(named)
+        for named in ({"a": x}, {"b": x}, {"a": x.view(2, 2)}, {"a": x.double()}, {"a": x + 1}, {"a": x, "b": x[:0]})
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert hash_tensors({"a": x, "b": x + 1}) == hash_tensors({"b": x + 1, "a": x.clone()})

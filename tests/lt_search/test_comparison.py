@@ -1,0 +1,77 @@
+"""What a comparison refuses before anything is trained; whole comparisons are in `tests/test_search.py`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lt_search.comparison import compare, is_comparison
+from lt_search.drive import RunOptions
+from lt_search.errors import UserError
+from lt_search.run_folder import COMPARISON
+from lt_search.spec import SpecOptions
+
+
+@pytest.fixture
+def rows(tiny_space: Path) -> Path:
+    tiny_space.write_text(tiny_space.read_text() + "rows:\n  one: {}\n  two: {set: {stage1.lr: 1.5}}\n")
+    return tiny_space
+
+
+def test_a_space_of_rows_is_a_comparison_unless_one_is_chosen(rows: Path, tmp_path: Path) -> None:
+    how = RunOptions(storage=str(tmp_path / "runs"))
+    assert is_comparison(SpecOptions(str(rows)), how)
+    assert not is_comparison(SpecOptions(str(rows), row="one"), how)
+    assert not is_comparison(SpecOptions("lmd"), how)
+    assert not is_comparison(SpecOptions("nothing"), how)
+
+
+def test_a_begun_comparison_is_known_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    (folder / COMPARISON).write_text("rows: [one]\noptions: {}\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "runs/a", str(folder)):
+        assert is_comparison(SpecOptions(""), RunOptions(storage=str(tmp_path / "runs"), resume=name))
+    assert not is_comparison(SpecOptions(""), RunOptions(storage=str(tmp_path / "runs"), resume="b"))
+
+
+def test_mistakes_in_every_row_are_told_before_the_first_one_trains(rows: Path, tiny_csv: Path, tmp_path: Path) -> None:
+    text = rows.read_text().replace("two: {set: {stage1.lr: 1.5}}", "two: {set: {stage1.lr: 99}}")
+    rows.write_text(text + "  three: {search: {stage1.nothing: bool()}}\n")
+    storage = tmp_path / "runs"
+    with pytest.raises(UserError) as raised:
+        compare(SpecOptions(str(rows), str(tiny_csv)), RunOptions(storage=str(storage), name="a"), Console(quiet=True))
+    found = str(raised.value)
+    assert "less than or equal to 10" in found
+    assert "stage1.nothing" in found
+    assert not storage.exists() or not os.listdir(storage)
+
+
+def test_weights_that_a_later_row_lacks_are_told_before_the_first_one_trains(tmp_path: Path) -> None:
+    space = tmp_path / "weights.yaml"
+    space.write_text(
+        """
+trainer: decoupled
+metric: BACC
+set: {stage1.backbone: conv4, stage1.weights: none}
+budgets: {small: {trials: 1}}
+rows:
+  one: {}
+  two: {set: {stage1.backbone: resnet18, stage1.weights: /no/such/file.pt}}
+"""
+    )
+    with pytest.raises(UserError, match=r"no/such/file\.pt: no such file"):
+        compare(SpecOptions(str(space), "digits-lt"), RunOptions(storage=str(tmp_path / "runs")), Console(quiet=True))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_comparison_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    (folder / COMPARISON).write_text("rows: nothing")
+    with pytest.raises(UserError, match=r"comparison\.yaml: cannot be read"):
+        compare(SpecOptions(""), RunOptions(storage=str(tmp_path / "runs"), resume="a"), Console(quiet=True))
