@@ -10,6 +10,7 @@ import html
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -246,7 +247,7 @@ def parallel_coordinates(data: ReportData) -> str:
                 lw=2.4 if winner else 0.8 if crowded else 1.2,
                 zorder=3 if winner else 2,
             )
-        labels = [_short(name, 26).replace(".", ".\n", 1) for name in names]
+        labels = [_in_lines(_short(name, 40)) for name in names]
         axes.set_xticks(range(len(names) + 1), [*labels, f"{data.metric}\n(final)"])
         axes.tick_params(axis="x", length=0, pad=8, labeltop=True, labelbottom=False)
         axes.set_xlim(-0.35, len(names) + 0.45)
@@ -419,6 +420,13 @@ def _axis(axes: Axes, column: int, ticks: _Ticks) -> None:
 def _error(standard_error: float | None) -> float:
     """A length to draw; an unknown error is drawn as none."""
     return standard_error if standard_error is not None and math.isfinite(standard_error) else 0.0
+
+
+def _in_lines(name: str) -> str:
+    """A parameter's name in lines short enough to stand beside others: broken at its stage and between words."""
+    stage, dot, field = name.rpartition(".")
+    lines = textwrap.wrap(field.replace("_", "_ "), 14)
+    return "\n".join([stage + dot, *(line.replace("_ ", "_") for line in lines)] if dot else lines)
 
 
 def _short(text: str, length: int) -> str:
