@@ -141,13 +141,16 @@ def show_ranking(folder: FolderStore, console: Console, moved: SpecOptions | Non
     ranked = rank(folder, rows, moved)
     metric = _metric(folder, rows)
     table = Table(title=f"Rows by validation {metric}", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "row", f"{metric} ± s.e.", "behind the first [95 %]", "head", "medium", "tail"):
-        table.add_column(column, justify="left" if column == "row" else "right", no_wrap=column != "row")
-    for position, row in enumerate(ranked, start=1):
-        behind = "" if position == 1 else f"{row.behind:.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+    for column in ("row", f"{metric} ± s.e.", "behind the first [95 %]", "head", "medium", "tail"):
+        if column == "row":
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    for row in ranked:
+        behind = "" if row is ranked[0] else f"{row.behind:.3f} [{row.low:+.3f}, {row.high:+.3f}]"
         groups = [row.scalars.get(f"{metric}_{group}") for group in ("head", "medium", "tail")]
         cells = ["-" if value is None else f"{value:.3f}" for value in groups]
-        table.add_row(str(position), row.row, show_value(row.value, row.standard_error), behind, *cells)
+        table.add_row(row.row, show_value(row.value, row.standard_error), behind, *cells)
     console.print(table)
     missing = sorted(set(rows) - {row.row for row in ranked})
     if missing:
