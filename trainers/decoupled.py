@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from trainers import batches
 from trainers.augment import training_images
 from trainers.base import Stage2Config, Task, TrainerConfig, TrainerInputs, Weights, first_step
 from trainers.gaussians import Gaussians, fit, moments
@@ -30,10 +31,12 @@ from trainers.softmax_losses import (
     class_balanced_weights,
     cross_entropy,
     focal,
+    label_aware_smoothing,
     ldam,
     ldam_margins,
     log_prior,
     logit_adjusted,
+    smoothing_by_count,
 )
 
 Loss = Literal[
@@ -48,12 +51,15 @@ Loss = Literal[
     "asymmetric",
     "pos_weight",
 ]
-Method = Literal["none", "crt", "lws", "tau_norm", "ncm", "logit_adjustment", "vfc"]
+Method = Literal["none", "crt", "lws", "mislas", "tau_norm", "ncm", "logit_adjustment", "vfc"]
 
 ONE_LABEL_LOSSES = frozenset({"class_balanced", "ldam_drw", "balanced_softmax", "logit_adjustment"})
 SEVERAL_LABEL_LOSSES = frozenset({"asymmetric", "pos_weight"})
 SEVERAL_LABEL_METHODS = frozenset({"none", "crt"})
 """The others move a label's scores as a whole, which changes no ranking within a label, or need one label an image."""
+
+SHARE = "share"
+"""Key of an optimiser's group for its share of the learning rate; 1 where it is missing."""
 
 REFERENCE_BATCH = 512
 """Batch size that stage 2's learning rate is given for; the rate is scaled with the batch (Kang et al., issue 8)."""
@@ -114,18 +120,26 @@ class DecoupledStage2(Stage2Config):
 
     method: Method = "none"
     """`none`: stage 1's head. `crt`: a new head on class-balanced samples. `lws`: a learned scale per class.
-    `tau_norm`: weights divided by their norm^tau. `ncm`: nearest class mean by cosine. `logit_adjustment`: logits minus
-    tau log prior. `vfc`: a new head on virtual features. Several labels an image: `none` and `crt` only."""
+    `mislas` (arXiv 2104.00466), after `mixup`: a learned scale per class and, more slowly, the head, with label-aware
+    smoothing, while batch norms adapt to class-balanced images. `tau_norm`: weights divided by their norm^tau. `ncm`:
+    nearest class mean by cosine. `logit_adjustment`: logits minus tau log prior. `vfc`: a new head on virtual features.
+    Several labels an image: `none` and `crt` only."""
     lr: float = Field(0.2, gt=0, le=100)
-    """SGD's learning rate of `crt`, `lws` and `vfc` at a batch of 512, scaled with the batch; a cosine to 0."""
+    """SGD's learning rate of the methods that learn, at a batch of 512, scaled with the batch; a cosine to 0."""
     batch_size: int = Field(512, ge=1, le=65_536)
-    """Features in a batch of `crt`, `lws` and `vfc`."""
+    """Features in a batch of the methods that learn."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD's momentum."""
     weight_decay: float = Field(5e-4, ge=0, le=1)
     """SGD's L2 penalty."""
     tau: float = Field(1.0, ge=0, le=10)
     """tau of `tau_norm` and of `logit_adjustment`."""
+    head_lr_factor: float = Field(0.1, gt=0, le=1)
+    """Factor on the learning rate of `mislas`'s head; its scales learn at the whole rate."""
+    smooth_head: float = Field(0.3, ge=0, lt=1)
+    """Label smoothing of the most frequent class in `mislas`."""
+    smooth_tail: float = Field(0.0, ge=0, lt=1)
+    """Label smoothing of the rarest class in `mislas`."""
     virtual_size: int = Field(5_000, ge=1, le=10_000_000)
     """R of `vfc`: virtual features per class and round."""
     cov_eps: float = Field(0.01, ge=0, le=100)
@@ -136,7 +150,7 @@ class DecoupledStage2(Stage2Config):
     @property
     def trains(self) -> bool:
         """Whether rounds train something; else stage 2 is a formula."""
-        return self.method in ("crt", "lws", "vfc")
+        return self.method in ("crt", "lws", "mislas", "vfc")
 
 
 class DecoupledConfig(ImageTrainerConfig):
@@ -173,7 +187,7 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         super().enter_stage(stage)
         method = self.config.stage2.method if stage == 2 else "none"
         self._head.cosine = method == "ncm" or (
-            self.config.stage1.loss == "ldam_drw" and method in ("none", "lws", "logit_adjustment")
+            self.config.stage1.loss == "ldam_drw" and method in ("none", "lws", "mislas", "logit_adjustment")
         )
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -185,8 +199,12 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
             return {"stage1": self.sgd(parameters, one.lr, one.momentum, one.weight_decay)}
         if not two.trains:
             return {}
-        parameters = [head.scale] if two.method == "lws" else [head.weight, head.bias]
-        return {"head": self.sgd(parameters, two.lr, two.momentum, two.weight_decay)}
+        parameters = [head.scale] if two.method in ("lws", "mislas") else [head.weight, head.bias]
+        optimizer = self.sgd(parameters, two.lr, two.momentum, two.weight_decay)
+        if two.method == "mislas":
+            slow = [head.weight] if head.cosine else [head.weight, head.bias]
+            optimizer.add_param_group({"params": slow, SHARE: two.head_lr_factor})
+        return {"head": optimizer}
 
     def stage1_step(self, step: int) -> dict[str, float]:
         """An epoch under the chosen loss; logs `loss`."""
@@ -228,6 +246,8 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         cfg = self.config.stage2
         if not cfg.trains:
             return {}
+        if cfg.method == "mislas":
+            self._move_batch_norms(step)
         if cfg.method == "vfc":
             total = cfg.virtual_size * int((self.counts > 0).sum())
             drawn = self.virtual_features(step, self.kept_gaussians(self._fitted), cfg.virtual_size, cfg.batch_size)
@@ -238,10 +258,11 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         optimizer = self.optimizers["head"]
 
         def set_rate() -> None:
-            optimizer.param_groups[0]["lr"] = next(rates)
+            rate = next(rates)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get(SHARE, 1.0)
 
-        loss_of = bce if self.several else cross_entropy
-        loss = self.train_on_features(drawn, loss_of=loss_of, optimizer=optimizer, before_batch=set_rate)
+        loss = self.train_on_features(drawn, loss_of=self._head_loss(), optimizer=optimizer, before_batch=set_rate)
         return {"head_loss": loss}
 
     @property
@@ -298,6 +319,25 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         one_hot = targets if self.several else nn.functional.one_hot(targets, self.inputs.n_classes).float()
         mixed = torch.lerp(one_hot[partner], one_hot, share)
         return bce(logits, mixed) if self.several else cross_entropy(logits, mixed)
+
+    def _head_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Stage 2's loss as a function of logits and targets."""
+        cfg = self.config.stage2
+        if cfg.method != "mislas":
+            return bce if self.several else cross_entropy
+        smoothing = smoothing_by_count(self.counts, cfg.smooth_head, cfg.smooth_tail)
+        return lambda logits, targets: label_aware_smoothing(logits, targets, smoothing)
+
+    def _move_batch_norms(self, step: int) -> None:
+        """MiSLAS's shift learning: batch norms see one epoch of class-balanced images; no parameter moves."""
+        cfg = self.config.stage1
+        draws = self.draws(2, step, "augmentation")
+        order = self.step_order(2, step, None, exponent=1.0)
+        self.model.train()
+        with torch.no_grad():
+            for _, raw in batches.load(self.inputs.images, batches.split(order, cfg.batch_size), self.device):
+                self.forward(training_images(raw, cfg.augmentations, draws))
+        self.encoder_changed()
 
     def _fitted(self) -> Gaussians:
         cfg = self.config.stage2

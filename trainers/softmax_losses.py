@@ -64,6 +64,21 @@ def ldam_margins(counts: Tensor, largest: float) -> Tensor:
     return (raw * (largest / raw.max())).float()
 
 
+def label_aware_smoothing(logits: Tensor, targets: Tensor, smoothing: Tensor) -> Tensor:
+    """(1 - e_y) (-log p_y) + e_y mean_k(-log p_k), e_y the `smoothing` (K,) of the image's class (Zhong et al., MiSLAS,
+    arXiv 2104.00466)."""
+    losses = -F.log_softmax(logits.float(), 1)
+    e = smoothing[targets]
+    return ((1 - e) * losses.gather(1, targets[:, None]).squeeze(1) + e * losses.mean(1)).mean()
+
+
+def smoothing_by_count(counts: Tensor, head: float, tail: float) -> Tensor:
+    """e_k = tail + (head - tail) sin(pi (n_k - n_min) / (2 (n_max - n_min))), float32 (K,): frequent classes more."""
+    n = counts.to(torch.float64)
+    share = (n - n.min()) / (n.max() - n.min()).clamp(min=1)
+    return (tail + (head - tail) * torch.sin(share * (torch.pi / 2))).float()
+
+
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
     """(1 - beta) / (1 - beta^n_k), float32 (K,), normalised to sum K (Cui et al., arXiv 1901.05555)."""
     if not 0 <= beta < 1:

@@ -56,6 +56,7 @@ ROWS: dict[tuple[str, Task], dict[str, dict[str, Any]]] = {
         "mixup+tau_norm": {"stage1": {"loss": "mixup"}, "stage2": {"method": "tau_norm"}},
         "ncm": {"stage2": {"method": "ncm"}},
         "vfc": {"stage2": {"method": "vfc", "virtual_size": 50}},
+        "mislas": {"stage1": {"loss": "mixup"}, "stage2": {"method": "mislas"}},
     },
     ("decoupled", Task.MULTI_LABEL): {
         "bce": {"stage2": {"method": "none"}},

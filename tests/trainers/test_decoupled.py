@@ -173,7 +173,7 @@ def test_balanced_sampling_sees_classes_as_often_as_its_exponent_says(
     np.testing.assert_allclose(share, shares, atol=0.03)
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", [method for method in get_args(Method) if method != "mislas"])
 def test_stage_two_never_moves_the_encoder(method: str) -> None:
     trainer = trained(method=method)
     before = features_of(trainer)
@@ -182,6 +182,30 @@ def test_stage_two_never_moves_the_encoder(method: str) -> None:
     assert torch.equal(before, features_of(trainer))
     stage1 = trained()
     assert torch.equal(trainer.predict_logits(IMAGES), stage1.predict_logits(IMAGES)) is (method == "none")
+
+
+def test_mislas_moves_batch_norms_scales_and_slowly_the_head_but_no_weight_of_the_encoder() -> None:
+    trainer = trained("mixup", "mislas", stage2={"lr": 2.0, "head_lr_factor": 0.05, "momentum": 0.0})
+    trainer.begin_stage2()
+    before = trainer.state()["model"]
+    train(trainer, 2, range(1))
+    after = trainer.state()["model"]
+    changed = {key for key in after if not torch.equal(before[key], after[key])}
+    assert {"head.scale", "head.weight", "head.bias"} < changed
+    assert all("running" in key or "num_batches" in key for key in changed if key.startswith("backbone"))
+    rates = [group["lr"] for group in trainer.optimizers["head"].param_groups]
+    assert rates[1] == pytest.approx(0.05 * rates[0])
+
+
+def test_mislas_smooths_labels_by_class() -> None:
+    trainer = decoupled("mixup", "mislas", stage2={"smooth_head": 0.4, "smooth_tail": 0.05})
+    n = np.bincount(labels_for(Task.MULTI_CLASS))
+    e = 0.05 + 0.35 * np.sin(np.pi * (n - n.min()) / (2 * (n.max() - n.min())))
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(6, 4))).float()
+    y = np.array([0, 1, 2, 3, 0, 3])
+    losses = -F.log_softmax(logits, 1).numpy()
+    expected = np.mean((1 - e[y]) * losses[np.arange(6), y] + e[y] * losses.mean(1))
+    assert trainer._head_loss()(logits, torch.from_numpy(y)).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_tau_norm_of_zero_keeps_weights_and_of_one_makes_unit_vectors() -> None:

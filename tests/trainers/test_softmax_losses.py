@@ -16,10 +16,12 @@ from trainers.softmax_losses import (
     class_balanced_weights,
     cross_entropy,
     focal,
+    label_aware_smoothing,
     ldam,
     ldam_margins,
     log_prior,
     logit_adjusted,
+    smoothing_by_count,
     softmax_gce,
 )
 
@@ -54,6 +56,13 @@ def numpy_ldam(z: Array, s: float) -> float:
     return float(-np.mean(log_softmax(s * z, 1)[ROWS, Y]))
 
 
+def numpy_smoothed(z: Array) -> float:
+    n = COUNTS.numpy().astype(float)
+    e = 0.05 + (0.4 - 0.05) * np.sin(np.pi * (n - n.min()) / (2 * (n.max() - n.min())))
+    losses = -log_softmax(z, 1)
+    return float(np.mean((1 - e[Y]) * losses[ROWS, Y] + e[Y] * losses.mean(1)))
+
+
 def numpy_weighted(z: Array) -> float:
     return float(np.sum(WEIGHTS[Y] * -log_softmax(z, 1)[ROWS, Y]) / WEIGHTS[Y].sum())
 
@@ -67,6 +76,7 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Array], flo
     "focal 0 is ce": (lambda z, y: focal(z, y, 0.0), lambda z: log_loss(Y, softmax(z, 1), labels=range(4))),
     "adjusted": (lambda z, y: logit_adjusted(z, y, COUNTS, 1.0), lambda z: numpy_adjusted(z, 1.0)),
     "adjusted 0.5": (lambda z, y: logit_adjusted(z, y, COUNTS, 0.5), lambda z: numpy_adjusted(z, 0.5)),
+    "smoothed": (lambda z, y: label_aware_smoothing(z, y, smoothing_by_count(COUNTS, 0.4, 0.05)), numpy_smoothed),
     "ldam": (lambda z, y: ldam(z, y, ldam_margins(COUNTS, 0.5), 3.0), lambda z: numpy_ldam(z, 3.0)),
 }
 
@@ -131,3 +141,11 @@ def test_a_class_without_images_leaves_priors_weights_and_margins_finite() -> No
 def test_values_outside_their_range_are_refused(call: Callable[[], Tensor]) -> None:
     with pytest.raises(ValueError, match="need"):
         call()
+
+
+def test_smoothing_rises_with_the_class_from_tail_to_head_and_is_flat_where_classes_are_equal() -> None:
+    found = smoothing_by_count(COUNTS, 0.4, 0.1)
+    assert found[0].item() == pytest.approx(0.4)
+    assert found[3].item() == pytest.approx(0.1)
+    assert (found[:-1] >= found[1:]).all()
+    assert smoothing_by_count(torch.tensor([7, 7]), 0.4, 0.1).isfinite().all()
