@@ -137,7 +137,7 @@ def show_ranking(folder: FolderStore, console: Console, moved: SpecOptions | Non
 
     `moved` may say where the data is now.
     """
-    rows = [str(name) for name in _read(folder)["rows"]]
+    rows = _read(folder)["rows"]
     ranked = rank(folder, rows, moved)
     metric = _metric(folder, rows)
     table = Table(title=f"Rows by validation {metric}", title_justify="left", box=None, pad_edge=False)
@@ -259,10 +259,9 @@ def _places(options: SpecOptions | None) -> dict[str, str]:
 def _read(folder: FolderStore) -> dict[str, Any]:
     try:
         content = yaml.safe_load(folder.read(COMPARISON))
-        if isinstance(content, dict) and isinstance(content.get("options"), dict) and content.get("rows"):
-            return content
-        raise ValueError("options or rows are missing")
-    except (yaml.YAMLError, ValueError, UnicodeDecodeError) as error:
+        SpecOptions(**content["options"])
+        return {"options": dict(content["options"]), "rows": [str(row) for row in content["rows"]]}
+    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise UserError(Problem(str(folder.path(COMPARISON)), f"cannot be read: {error}")) from error
 
 

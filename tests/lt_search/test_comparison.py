@@ -69,9 +69,10 @@ rows:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_damaged_comparison_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["rows: nothing", "rows: [a]\noptions: {}", "[1]", "rows: [a]\noptions: {spice: x}"])
+def test_a_damaged_comparison_is_named(tmp_path: Path, text: str) -> None:
     folder = tmp_path / "runs" / "a"
     folder.mkdir(parents=True)
-    (folder / COMPARISON).write_text("rows: nothing")
+    (folder / COMPARISON).write_text(text)
     with pytest.raises(UserError, match=r"comparison\.yaml: cannot be read"):
         compare(SpecOptions(""), RunOptions(storage=str(tmp_path / "runs"), resume="a"), Console(quiet=True))
