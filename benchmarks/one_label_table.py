@@ -2,9 +2,9 @@
 
     python -m benchmarks.one_label_table [SEEDS [CHULA_FOLDER [STORAGE]]]
 
-On `digits-lt` (306 training images of 32 pixels) and, where its folder is given, on 3,000 images of chula_rbc_cells drawn
-by smear field, decoded to 32 pixels. Default 3 seeds: some 8 minutes for digits-lt and 20 for chula on two cores. With
-STORAGE the searches are kept, and a table that was interrupted goes on where it was.
+On `digits-lt` (306 training images of 32 pixels) and, where its folder is given, on 3,000 images of chula_rbc_cells
+drawn by smear field, decoded to 32 pixels. Default 3 seeds: some 8 minutes for digits-lt and 15 for chula on two cores.
+With STORAGE the searches are kept, and a table that was interrupted goes on where it was.
 
 Rows, each with the first values of its space (budget `small`): cross-entropy; cRT, tau-norm, post-hoc logit adjustment
 and VFC only on that same cross-entropy model; LMD; and LMD after an 8-trial search. A seed moves training and search,
