@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TypeVar
@@ -25,16 +25,16 @@ EVAL_BATCH = 128
 """Images in one forward pass without gradients."""
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """An encoder and its head. Sub-classes register `head` and define how images become features."""
 
     head: nn.Module
     dim: int
     """Width D of a feature vector."""
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Features (B, D), or (B, C, D) for class-aware methods, of normalised images (B, 3, S, S)."""
-        raise NotImplementedError
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters but the head's."""
