@@ -37,7 +37,8 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any]) -> str:
             "stage1": stage1,
             "data": spec.data.fingerprint,
             "split": spec.data.split_hash,
-            "pixels": spec.data.pixels.get("train"),
+            # Validation features and the probe's values are stored with a stage 1, so those pixels count, too.
+            "pixels": [spec.data.pixels.get("train"), spec.data.pixels.get("val")],
             "image_size": spec.data.image_size,
             "seed": spec.seed,
             "resources": {resource.key: spec.resources.get(resource.key) for resource in needed},

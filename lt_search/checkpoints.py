@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from lt_search.messages import StepReport, TrialJob
@@ -19,6 +20,8 @@ class Checkpoint:
 
     report: StepReport
     state: State
+    history: tuple[StepReport, ...] = ()
+    """In stage 1, the reports of the steps before it."""
 
 
 def trial_folder(number: int) -> str:
@@ -37,7 +40,8 @@ def save_checkpoint(store: FolderStore, job: TrialJob, checkpoint: Checkpoint) -
     from trainers.state import pack
 
     tensors, text = pack(checkpoint.state)
-    metadata = {"state": text, "report": checkpoint.report.to_json()}
+    history = json.dumps([asdict(report) for report in checkpoint.history])
+    metadata = {"state": text, "report": checkpoint.report.to_json(), "history": history}
     name = _name(job.number, job.attempt)
     store.write_with(name, lambda path: save_file(tensors, str(path), metadata=metadata))
 
@@ -76,7 +80,8 @@ def _read(store: FolderStore, name: str) -> Checkpoint | None:
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         state = unpack(tensors, metadata["state"])
-        return Checkpoint(StepReport.from_json(metadata["report"]), state)
+        history = tuple(StepReport.from_dict(report) for report in json.loads(metadata.get("history", "[]")))
+        return Checkpoint(StepReport.from_json(metadata["report"]), state, history)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         logging.getLogger(__name__).warning("checkpoint %s is damaged and is not used: %s", name, error)
         return None

@@ -126,10 +126,11 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--metric", metavar="NAME", help="objective, such as mAP or BACC; default: the space's")
     what.add_argument("--set", action="append", metavar="NAME=VALUE", help="fix a parameter or any config field")
     what.add_argument("--search", action="append", metavar="NAME=RANGE", help="search one more, or another range")
-    what.add_argument("--sampler", metavar="tpe|random", help="how trials are proposed (default: tpe)")
+    what.add_argument("--sampler", metavar="staged|tpe|random", help="how trials are proposed (default: staged)")
     what.add_argument("--seed", metavar="N", help="of training and proposals (default: 0)")
     what.add_argument("--split-seed", metavar="N", help=_SPLIT_SEED)
     what.add_argument("--no-prune", action="store_true", help="train every trial to its end, for comparisons")
+    what.add_argument("--no-reuse", action="store_true", help="train stage 1 in every trial, for comparisons")
     what.add_argument("--row", metavar="NAME", help="one row of a space that compares several; default: all in turn")
     how = parser.add_argument_group("how it is carried out")
     how.add_argument("--trials", metavar="N", help="trials in all; with --resume it extends a run")
@@ -165,8 +166,9 @@ def _search_options(namespace: argparse.Namespace) -> tuple[SpecOptions, RunOpti
         "split_seed": arguments.read("split_seed", _within(int, 0, 2**31 - 1)),
         "set": tuple(arguments.text("set") or ()) or None,
         "search": tuple(arguments.text("search") or ()) or None,
-        "sampler": arguments.read("sampler", _word("tpe", "random")),
+        "sampler": arguments.read("sampler", _word("staged", "tpe", "random")),
         "prune": False if arguments.text("no_prune") else None,
+        "reuse": False if arguments.text("no_reuse") else None,
         "row": arguments.text("row"),
     }
     how = {

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from lt_search.checkpoints import remove_checkpoints
 from lt_search.cluster import TrialResources, trials_that_fit
 from lt_search.exit_codes import ExitCode
 from lt_search.export import trim_checkpoints
-from lt_search.live import LiveStatus
+from lt_search.live import LOG, LiveStatus
 from lt_search.referee import Referee
+from lt_search.store import FolderStore
 from lt_search.summary import summarise, trials_csv
 from lt_search.tensorboard_log import TensorBoardLog
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from lt_search.journal import Journal
     from lt_search.messages import RunInputs
     from lt_search.spec import RunSpec
-    from lt_search.store import FolderStore
 
 RAY_LOG = "ray.log"
 
@@ -99,7 +100,12 @@ def carry_out(
         trim_checkpoints(store, summary, how.keep_gb)
         store.write("trials.csv", trials_csv(summary.trials))
 
-    referee = Referee(spec, journal, store, on_report=board.write, on_end=on_end)
+    def warn(text: str) -> None:
+        store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} warning: {text}")
+        console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    shared = FolderStore(Path(inputs.stage_storage)) if inputs.stage_storage is not None else None
+    referee = Referee(spec, journal, store, on_report=board.write, on_end=on_end, stage_storage=shared, warn=warn)
 
     def should_stop() -> bool:
         if not stop.text and deadline is not None and time.monotonic() > deadline:
@@ -112,10 +118,16 @@ def carry_out(
         return bool(stop.text)
 
     live = LiveStatus(spec, store, lambda: summarise(spec, journal), referee.progress, limit, console)
+
+    def tick() -> None:
+        referee.gate.renew()
+        live.tick()
+
     try:
         with live, _signals(stop), _ray_log(store):
-            _tune(referee, inputs, each, limit, should_stop, live.tick, warm=how.warm_workers)
+            _tune(referee, inputs, each, limit, should_stop, tick, warm=how.warm_workers)
     finally:
+        referee.gate.close()
         board.close_all()
         on_end()
     return stop

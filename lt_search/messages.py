@@ -26,6 +26,10 @@ class TrialJob:
     """Raised each time the trial is handed out; names its checkpoints, so that a left-over worker does no harm."""
     config: Mapping[str, Any]
     """The full trainer config, nested."""
+    address: str = ""
+    """Of its stage 1, see `lt_search.address`; empty where stage 1 is not shared."""
+    stage1_stored: bool = False
+    """Whether the driver saw that stage 1 in the stage store."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,18 @@ class RunInputs:
     """Resolved tensor files by key."""
     run_folder: str
     """Absolute path of the run, for checkpoints."""
+    stage_storage: str | None = None
+    """Absolute path of the storage whose stage 1s the run shares; None: each trial trains its own."""
 
     @classmethod
-    def of(cls, spec: RunSpec, dataset: Dataset, weights: Mapping[str, Weights], run_folder: Path) -> RunInputs:
+    def of(
+        cls,
+        spec: RunSpec,
+        dataset: Dataset,
+        weights: Mapping[str, Weights],
+        run_folder: Path,
+        stage_storage: Path | None = None,
+    ) -> RunInputs:
         """The inputs of a run: train and val, never test."""
         return cls(
             trainer=spec.trainer,
@@ -66,6 +79,7 @@ class RunInputs:
             rungs=spec.rung_list,
             resources=weights,
             run_folder=str(run_folder),
+            stage_storage=None if stage_storage is None else str(stage_storage),
         )
 
 
@@ -100,6 +114,14 @@ class StepReport:
     """Why the trial failed, with the last lines of its traceback; None if it did not."""
     storage_failure: str | None = None
     """Why a checkpoint could not be written (a full disk); no fault of the trial, which stays resumable."""
+    reused_from: str | None = None
+    """Run and trial that trained this stage-1 step, where this trial took it from the stage store."""
+    stage1_seconds: float | None = None
+    """At the end of a stage 1 from the store: what training it cost."""
+    history: list[StepReport] = field(default_factory=list)
+    """At the end of a stage 1 from the store: the reports of its earlier steps."""
+    warning: str | None = None
+    """What the user should know, though the trial goes on."""
 
     @property
     def rung(self) -> Rung:
@@ -118,4 +140,10 @@ class StepReport:
     @classmethod
     def from_json(cls, text: str) -> StepReport:
         """Reads `to_json`'s output."""
-        return cls(**json.loads(text))
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> StepReport:
+        """Reads what `dataclasses.asdict` made of a report."""
+        earlier = [cls.from_dict(report) for report in content.get("history", ())]
+        return cls(**{**content, "history": earlier})

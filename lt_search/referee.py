@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -19,12 +20,11 @@ from lt_search.address import stage1_address
 from lt_search.checkpoints import load_checkpoint, trial_folder
 from lt_search.messages import StepReport, TrialJob
 from lt_search.rungs import Decision, Record, Rung, RungMachine
-from lt_search.sampler import propose
+from lt_search.sampler import STAGE1_COST, STAGE2_COST, propose
+from lt_search.stage_gate import StageGate
 from lt_search.values import flatten
 
 if TYPE_CHECKING:
-    import optuna
-
     from lt_search.journal import Journal
     from lt_search.spec import RunSpec
     from lt_search.store import FolderStore
@@ -35,7 +35,11 @@ FAILURES_TO_GIVE_UP = 3
 """A search stops after this many failed trials, if no trial has got further than they."""
 
 ADDRESS, ATTEMPT, FAILURE, FINAL, STOPPED, COST = "stage1_address", "attempt", "failure", "final", "stopped", "cost"
-"""User attributes of a trial in the journal, beside one per rung (see `rung_attribute`)."""
+REUSED = "stage1_reused_from"
+"""User attributes of a trial in the journal, beside one per rung (see `rung_attribute`) and the stages' costs."""
+
+INVALID = "invalid"
+"""Address of a stage 1 whose fields exclude each other."""
 
 STORAGE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of a folder that is full or cannot be written: no fault of a trial."""
@@ -58,6 +62,8 @@ class Referee:
         store: the run's files.
         on_report: called with every report that is news.
         on_end: called after a trial has ended.
+        stage_storage: the storage whose stage 1s the trials share; None: each trains its own.
+        warn: called with what the user should know, once each.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class Referee:
         store: FolderStore,
         on_report: Callable[[StepReport], None] = lambda report: None,
         on_end: Callable[[], None] = lambda: None,
+        stage_storage: FolderStore | None = None,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.spec = spec
         self.journal = journal
@@ -80,7 +88,13 @@ class Referee:
         self._costs: dict[int, dict[str, float]] = {}
         self._machine.restore(journal_records(journal.trials(), spec.rung_list))
         self._end_decided_trials()
-        self._to_continue = [trial.number for trial in journal.unfinished()]
+        self._warn = warn
+        self._warned: set[str] = set()
+        self.gate = StageGate(stage_storage, str(store.root))
+        self._waiting = [trial.number for trial in journal.unfinished()]
+        """Trials that were proposed and are not being trained: by number, the first to be handed out first."""
+        self._wanted: dict[int, str] = {}
+        """Addresses of those among them that wait for a stage 1 which another trial trains."""
         self._ended_before = {trial.number for trial in journal.started() if trial.state.is_finished()}
         if spec.search:
             journal.study.enqueue_trial(spec.first_values(), skip_if_exists=True)
@@ -92,32 +106,66 @@ class Referee:
         """Trials to propose in all."""
         return int(self.journal.study.user_attrs.get(TRIALS, 0))
 
-    def next_job(self) -> TrialJob | None:
-        """The next trial to train: an unfinished one of an earlier process first; None when all are handed out."""
-        if self._to_continue:
-            number = self._to_continue.pop(0)
-            return self._hand_out(self.journal.live_trial(number))
-        if len(self.journal.started()) >= self.target:
-            return None
-        return self._hand_out(self.journal.study.ask())
+    def next_job(self, free: int = 1) -> TrialJob | None:
+        """The next trial to train: one that waits first, then a new one; None if there is none that may start now.
 
-    def _hand_out(self, live: optuna.Trial) -> TrialJob:
-        number = live.number
+        Args:
+            free: trials that could start now; so many may wait for stage 1s that others train.
+        """
+        for number in tuple(self._waiting):
+            job = self._start(number)
+            if job is not None:
+                return job
+        while len(self.journal.started()) < self.target and self._may_propose(free):
+            job = self._start(self.journal.study.ask().number)
+            if job is not None:
+                return job
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all trials were handed out; else some wait for a stage 1 that another trial trains."""
+        return not self._waiting and len(self.journal.started()) >= self.target
+
+    def _may_propose(self, free: int) -> bool:
+        """Whether another proposal may find work, where those that wait did not.
+
+        Not where stage 1 is the same for all, nor where the last proposal wanted what another one waits for.
+        """
+        searched = any(parameter.stage == "stage1" for parameter in self.spec.parameters.values())
+        wanted = set(self._wanted.values())
+        return not self._wanted or (searched and len(wanted) == len(self._wanted) <= free)
+
+    def _start(self, number: int) -> TrialJob | None:
+        """Hands a trial out, or lets it wait for its stage 1."""
+        live = self.journal.live_trial(number)
         drawn = propose(live, self.spec.parameters, flatten(self.spec.config))
-        config = self.spec.resolve(drawn)
         attributes = self.journal.trial(number).user_attrs
-        attempt = attributes.get(ATTEMPT, 0) + 1
-        self.journal.set(number, ATTEMPT, attempt)
         if ADDRESS not in attributes:
             self.journal.set(number, ADDRESS, self._address(drawn))
+        address = self.journal.trial(number).user_attrs[ADDRESS]
+        shared = self.gate.shares and address != INVALID
+        needs_stage1 = self._last_logged(number) < Rung(1, self.spec.stage_lengths[0])
+        if shared and needs_stage1 and not self.gate.admit(number, address):
+            self._wanted[number] = address
+            if number not in self._waiting:
+                self._waiting.append(number)
+            return None
+        self._wanted.pop(number, None)
+        if number in self._waiting:
+            self._waiting.remove(number)
+        config = self.spec.resolve(drawn)
+        attempt = attributes.get(ATTEMPT, 0) + 1
+        self.journal.set(number, ATTEMPT, attempt)
         self._store.write(f"{trial_folder(number)}/config.yaml", yaml.safe_dump(config, sort_keys=False))
-        return TrialJob(number, attempt, config)
+        stored = shared and self.gate.stored(address)
+        return TrialJob(number, attempt, config, address if shared else "", stored)
 
     def _address(self, drawn: Mapping[str, Any]) -> str:
         try:
             return stage1_address(self.spec, drawn)
         except ValueError:
-            return "invalid"  # fields that exclude each other: the trial reports it as its failure
+            return INVALID  # the trial reports it as its failure
 
     # --- hearing -----------------------------------------------------------------------------------------------
 
@@ -130,9 +178,21 @@ class Referee:
         if report.storage_failure is not None:
             self.storage_failure = report.storage_failure
             return Decision.STOP
+        if report.warning is not None:
+            self._warn_once(report.warning)
         if report.failure is not None:
             self.fail(number, report.failure)
             return Decision.STOP
+        if report.reused_from is not None and REUSED not in trial.user_attrs:
+            self.journal.set(number, REUSED, report.reused_from)
+        for step in (*report.history, replace(report, history=[])):
+            if self._take_in(trial, step) is Decision.STOP:
+                return Decision.STOP
+        return Decision.CONTINUE
+
+    def _take_in(self, trial: FrozenTrial, report: StepReport) -> Decision:
+        """Records one step and judges it."""
+        number = report.number
         news = report.rung > self._last_logged(number)
         if news:
             self._log(report)
@@ -140,6 +200,7 @@ class Referee:
         step = self.optuna_step(report.rung)
         if report.value is not None and step not in trial.intermediate_values:
             self.journal.report(number, step, report.value)
+        self._note_stage1(trial, report)
         decision = self._judge(trial, report)
         if decision is Decision.STOP:
             self._end(number, TrialState.PRUNED, {STOPPED: str(report.rung)})
@@ -147,9 +208,26 @@ class Referee:
             self._end(number, TrialState.COMPLETE, {FINAL: [report.value, report.standard_error]})
         return decision
 
-    def offer(self) -> TrialJob | None:
+    def _note_stage1(self, trial: FrozenTrial, report: StepReport) -> None:
+        """Tells the gate what becomes of a stage 1, and the journal what a finished one cost."""
+        number = report.number
+        if report.rung < Rung(1, self.spec.stage_lengths[0]):
+            if report.reused_from is None:
+                self.gate.training(number, trial.user_attrs[ADDRESS])
+            return
+        self.gate.finished(number)
+        if STAGE1_COST not in trial.user_attrs:
+            reused = report.stage1_seconds
+            self.journal.set(number, STAGE1_COST, self._cost(number).get("stage1", 0.0) if reused is None else reused)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
+
+    def offer(self, free: int = 1) -> TrialJob | None:
         """As `next_job`; None also where the run's folder cannot be written, which is noted."""
-        return self._unless_full(self.next_job, None)
+        return self._unless_full(lambda: self.next_job(free), None)
 
     def hear(self, report: StepReport) -> Decision:
         """As `observe`; where the run's folder cannot be written this is noted, and the trial stays resumable."""
@@ -225,7 +303,10 @@ class Referee:
 
     def _end(self, number: int, state: TrialState, attributes: Mapping[str, Any]) -> None:
         """Ends a trial. Its attributes are written first, so that a later driver can end it if this one is killed."""
+        self.gate.finished(number)
         self.journal.set(number, COST, self._cost(number))
+        if state == TrialState.COMPLETE:
+            self.journal.set(number, STAGE2_COST, self._cost(number).get("stage2", 0.0))
         for name, value in attributes.items():
             self.journal.set(number, name, value)
         self.journal.tell(number, state, attributes[FINAL][0] if state == TrialState.COMPLETE else None)

@@ -29,7 +29,7 @@ from lt_search.provenance import provenance
 from lt_search.referee import STORAGE_ERRORS, TRIALS
 from lt_search.reporting import REPORT, write_report
 from lt_search.resources import resolve_resources
-from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run
+from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
 from lt_search.sampler import ReseededSampler
 from lt_search.space import load_space
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec, tasks_of, trainer_type
@@ -37,6 +37,8 @@ from lt_search.store import FolderStore, open_storage
 from lt_search.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
     from lt_search.data.table import Dataset
     from trainers.base import Weights
 
@@ -94,10 +96,11 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
             store = new_run(storage, how.name, spec, provenance())
             stack.enter_context(sole_driver(store.root))
         say(f"run {store.root.name} in {store.root}")
-        journal = Journal(store.path(JOURNAL), ReseededSampler(spec.seed, spec.sampler))
+        journal = Journal(store.path(JOURNAL), _sampler(spec))
         _set_target(journal, how, spec, say)
         _note_device(journal, each, say)
-        inputs = RunInputs.of(spec, dataset, weights, store.root)
+        shared = shared_storage(store).root if spec.reuse else None
+        inputs = RunInputs.of(spec, dataset, weights, store.root, shared)
         try:
             stop = carry_out(spec, journal, store, inputs, each, how, console)
             return _conclude(spec, journal, store, stop, console)
@@ -223,6 +226,10 @@ def _check_same_resources(spec: RunSpec, found: RunSpec) -> None:
         if found.resources.get(key) != digest:
             problems.add("--resume", f"the file of {key} has changed since the run began", "bring the old one back")
     problems.raise_if_any()
+
+
+def _sampler(spec: RunSpec) -> BaseSampler:
+    return ReseededSampler(spec.seed, "tpe" if spec.sampler == "staged" else spec.sampler)
 
 
 def _budgeted_trials(spec: RunSpec) -> int:

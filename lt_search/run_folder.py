@@ -29,6 +29,12 @@ def run_names(storage: FolderStore) -> list[str]:
     return [Path(name).parent.name for name in storage.list(".", f"*/{SPEC}")]
 
 
+def shared_storage(store: FolderStore) -> FolderStore:
+    """The storage whose stage 1s a run shares: where it lies, or where the comparison lies of which it is a row."""
+    parent = FolderStore(store.root.parent)
+    return FolderStore(parent.root.parent) if parent.exists(COMPARISON) else parent
+
+
 def check_name(storage: FolderStore, name: str | None, spec: RunSpec) -> None:
     """Raises `UserError` if a new run cannot have this name; None is always free."""
     if name is None:

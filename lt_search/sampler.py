@@ -16,6 +16,9 @@ from optuna.trial import FrozenTrial
 from lt_search.parameters import Parameter, in_sampling_order
 from trainers.seeding import derive_seed
 
+STAGE1_COST, STAGE2_COST = "stage1_cost", "stage2_cost"
+"""User attributes of a trial: what its stages cost when they are trained to the end. Absent where they were not."""
+
 STARTUP_TRIALS = 6
 """Ended trials before TPE begins; the first of them is the paper's configuration, the others are random."""
 

@@ -21,7 +21,9 @@ from lt_search.class_groups import class_groups
 from lt_search.data.decoded import open_images
 from lt_search.messages import RunInputs, StepReport, TrialJob
 from lt_search.metrics import Evaluation, evaluate
+from lt_search.rungs import Rung
 from lt_search.spec import parse_config, trainer_type
+from lt_search.stage_store import DamagedArtefactError, StageOne, StageStore, split_features
 from lt_search.store import FolderStore
 from trainers.base import Task, TrainerInputs
 
@@ -51,6 +53,17 @@ class LoadedInputs:
     def val_images(self) -> Images:
         """(N, channels, S, S) uint8, memory-mapped."""
         return open_images(self.inputs.val, self.inputs.image_size)
+
+    @cached_property
+    def stages(self) -> StageStore | None:
+        """Where stage 1s are shared; None where they are not."""
+        storage = self.inputs.stage_storage
+        return None if storage is None else StageStore(FolderStore(Path(storage)))
+
+    @property
+    def splits(self) -> dict[str, Images]:
+        """The images of each split that trials see."""
+        return {"train": self.train_images, "val": self.val_images}
 
     @cached_property
     def train_labels(self) -> torch.Tensor:
@@ -93,10 +106,11 @@ class LoadedInputs:
 
 
 class TrialSession:
-    """Trains one trial from where its last checkpoint left it.
+    """Trains one trial from where its last checkpoint left it, or from a stage 1 that is in the stage store.
 
     The first `advance` after a checkpoint was found only gives that checkpoint's report again: the driver may have
-    been killed before it heard of it, and a finished trial must not be trained past its end.
+    been killed before it heard of it, and a finished trial must not be trained past its end. After a stored stage 1
+    was found, it gives the report of its end, with those of its earlier steps.
     """
 
     def __init__(self, job: TrialJob, loaded: LoadedInputs) -> None:
@@ -106,12 +120,18 @@ class TrialSession:
         self.stage, self.step = 1, 0
         self._last_checkpoint = time.monotonic()
         self._known: StepReport | None = None
+        self._warning: str | None = None
+        self._stage1: list[StepReport] = []
+        """Reports of the stage-1 steps that are done, while stage 1 is trained."""
         self.trainer = loaded.build_trainer(job.config)
         checkpoint = load_checkpoint(self.store, job.number)
         if checkpoint is not None:
             self._known = checkpoint.report
+            self._stage1 = [*checkpoint.history, checkpoint.report]
             self.stage, self.step = checkpoint.report.stage, checkpoint.report.step
             self.trainer.load_state(checkpoint.state)
+        elif loaded.stages is not None and job.address:
+            self._take_over_stage1(loaded.stages)
 
     def advance(self) -> StepReport:
         """Does one step and reports it. Errors of the trainer become a failed report, never an exception."""
@@ -119,9 +139,11 @@ class TrialSession:
             known, self._known = self._known, None
             return known
         try:
-            return self._train_step()
+            report = self._train_step()
         except Exception as error:  # any error of a method's code is this trial's failure, not the search's
-            return failed_report(self.job, self.stage, self.step, error)
+            report = failed_report(self.job, self.stage, self.step, error)
+        warning, self._warning = self._warning, None
+        return replace(report, warning=warning)
 
     def _train_step(self) -> StepReport:
         started = time.monotonic()
@@ -133,19 +155,82 @@ class TrialSession:
         losses = train(self.step)
         self.step += 1
         report, judged = self._evaluate(losses, started)
+        if self.stage == 1 and report.failure is None:
+            self._stage1.append(report)
+            if self.step == inputs.stage_lengths[0]:
+                self._share_stage1()
         if report.failure is None and (judged or time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS):
             try:
-                save_checkpoint(self.store, self.job, Checkpoint(report, self.trainer.state()))
+                earlier = tuple(self._stage1[:-1]) if self.stage == 1 else ()
+                save_checkpoint(self.store, self.job, Checkpoint(report, self.trainer.state(), earlier))
             except (OSError, SafetensorError) as error:
                 return replace(report, final=False, storage_failure=f"{self.store.root}: {error}")
             self._last_checkpoint = time.monotonic()
         return report
 
+    def _take_over_stage1(self, stages: StageStore) -> None:
+        """Starts at stage 2 where this trial's stage 1 is in the store; a damaged one is trained again."""
+        started = time.monotonic()
+        address = self.job.address
+        try:
+            stored = stages.load(address)
+        except DamagedArtefactError as error:
+            self._warning = f"stage 1 {address} is damaged and is trained again: {error}"
+            return
+        if stored is None:
+            if self.job.stage1_stored:
+                self._warning = f"stage 1 {address} is gone and is trained again"
+            return
+        self.trainer.load_state(stored.state)
+        for split, features in stored.features.items():
+            self.trainer.keep_features(self.loaded.splits[split], features)
+        self.stage, self.step = 1, self.loaded.inputs.stage_lengths[0]
+        *earlier, end = (self._as_own(report, stored) for report in stored.history)
+        seconds = time.monotonic() - started
+        self._known = replace(end, seconds=seconds, stage1_seconds=stored.seconds, history=earlier)
+
+    def _as_own(self, report: StepReport, stored: StageOne) -> StepReport:
+        """A step of a stored stage 1 as this trial reports it: free of cost, judged by this run's objective."""
+        inputs = self.loaded.inputs
+        same = stored.metric == inputs.metric
+        return replace(
+            report,
+            number=self.job.number,
+            attempt=self.job.attempt,
+            value=report.scalars.get(f"probe_{inputs.metric}") if self._judged(1, report.step) else None,
+            standard_error=report.standard_error if same else None,
+            seconds=0.0,
+            reused_from=stored.trained_by,
+        )
+
+    def _share_stage1(self) -> None:
+        """Puts the finished stage 1 into the store; where that cannot be written, it stays this trial's own."""
+        stages, inputs = self.loaded.stages, self.loaded.inputs
+        if stages is None or not self.job.address:
+            return
+        kept = ((split, self.trainer.kept_features(images)) for split, images in self.loaded.splits.items())
+        stage = StageOne(
+            state=self.trainer.finished_stage1(),
+            features=split_features(kept),
+            history=tuple(self._stage1),
+            metric=inputs.metric,
+            trained_by=f"{Path(inputs.run_folder).name}/{self.job.number}",
+            trainer=self.trainer.name,
+        )
+        try:
+            stages.publish(self.job.address, stage)
+        except (OSError, SafetensorError) as error:
+            self._warning = f"stage 1 {self.job.address} could not be stored for other trials: {error}"
+
+    def _judged(self, stage: int, step: int) -> bool:
+        """Whether a step stands at a rung or at the end of its stage."""
+        inputs = self.loaded.inputs
+        return step == inputs.stage_lengths[stage - 1] or Rung(stage, step) in inputs.rungs
+
     def _evaluate(self, losses: dict[str, float], started: float) -> tuple[StepReport, bool]:
         """The report of a step, and whether it stands at a rung or at the end of its stage."""
         inputs = self.loaded.inputs
-        at_stage_end = self.step == inputs.stage_lengths[self.stage - 1]
-        judged = at_stage_end or any((r.stage, r.step) == (self.stage, self.step) for r in inputs.rungs)
+        judged = self._judged(self.stage, self.step)
         logits = self.trainer.predict_logits(self.loaded.val_images)
         evaluation = self.loaded.evaluate(logits)
         scalars = {**losses, **evaluation.scalars}
@@ -154,8 +239,11 @@ class TrialSession:
             value = None
             if judged:
                 logits = self.trainer.probe_logits(self.loaded.val_images)
-                value = scalars[f"probe_{inputs.metric}"] = self.loaded.evaluate(logits).scalars[inputs.metric]
-        final = self.stage == 2 and at_stage_end
+                # All metrics, because a run with another objective may take this stage 1 over.
+                probe = self.loaded.evaluate(logits).scalars
+                scalars |= {f"probe_{name}": score for name, score in probe.items()}
+                value = probe[inputs.metric]
+        final = self.stage == 2 and self.step == inputs.stage_lengths[1]
         errors = self.loaded.score_errors(logits) if judged else None
         report = StepReport(
             number=self.job.number,

@@ -46,8 +46,9 @@ class SpecOptions:
     """`name=value` each."""
     search: tuple[str, ...] = ()
     """`name=range` each."""
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["staged", "tpe", "random"] = "staged"
     prune: bool = True
+    reuse: bool = True
     row: str | None = None
     """Which of the space's rows, where it has any."""
 
@@ -95,6 +96,8 @@ class RunSpec(BaseModel):
     seed: int
     sampler: str
     prune: bool
+    reuse: bool = True
+    """Whether trials share finished stage 1s."""
     data: DataFacts
     config: dict[str, Any]
     """The whole base config, nested; searched parameters have their first trial's values."""
@@ -201,6 +204,7 @@ class _Resolver:
             budget=self.budget_name,
             seed=self.options.seed,
             sampler=self.options.sampler,
+            reuse=self.options.reuse,
             prune=self.options.prune,
             data=self._data_facts(),
             config=config.model_dump(mode="json"),

@@ -57,6 +57,34 @@ class FolderStore:
         finally:
             partial.unlink(missing_ok=True)
 
+    def create(self, name: str, content: str) -> bool:
+        """Makes a file that is not there yet; False if it is. Of several processes that try, one succeeds."""
+        target = self.path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("x") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def publish(self, name: str, writer: Callable[[Path], None]) -> bool:
+        """Makes a whole folder appear at once, as `writer` fills it; False if there is one of that name already."""
+        target = self.path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        try:
+            partial.mkdir()
+            writer(partial)
+            partial.rename(target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return False
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return True
+
     def append_line(self, name: str, line: str) -> None:
         """Adds one line to a text file that only one process writes; a line that was cut off there stays alone."""
         target = self.path(name)
@@ -73,7 +101,12 @@ class FolderStore:
         """Removes a file or a folder with all in it; nothing happens if it is not there."""
         path = self.path(name)
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+            try:
+                path.rename(aside)  # so that nobody reads a folder of which a part is gone
+            except FileNotFoundError:
+                return
+            shutil.rmtree(aside, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 

@@ -34,7 +34,7 @@ class StagedTrial(tune.Trainable):
         return True
 
     def _take(self, config: dict[str, Any]) -> None:
-        self._job = TrialJob(config["number"], config["attempt"], config["config"])
+        self._job = TrialJob(**config["job"])
         self._session: TrialSession | None = None
 
     def step(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ rungs and forgets all rungs when its process dies.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback, Stopper
@@ -56,13 +57,15 @@ class RefereeSearcher(_NotPickled, Searcher):
         """The next trial's job as a Ray config; None while the limit is reached."""
         if self._done():
             return str(Searcher.FINISHED)
-        if len(self._numbers) >= self._limit():
+        free = self._limit() - len(self._numbers)
+        if free <= 0:
             return None
-        job = self._referee.offer()
+        job = self._referee.offer(free)
         if job is None:
-            return str(Searcher.FINISHED)
+            finished = self._referee.exhausted or self._referee.storage_failure is not None
+            return str(Searcher.FINISHED) if finished else None
         self._numbers[trial_id] = job.number
-        return {"number": job.number, "attempt": job.attempt, "config": dict(job.config)}
+        return {"job": asdict(job)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Hears the end of a trial: finished, stopped by the scheduler, or lost with its worker."""

@@ -176,6 +176,20 @@ class TwoStageTrainer(ABC, Generic[ConfigT]):
     def load_state(self, state: State) -> None:
         """Takes over a state given by `state()` of a trainer with the same config and inputs."""
 
+    def finished_stage1(self) -> State:
+        """What stage 2 needs of a finished stage 1; all of `state()`, unless a trainer knows of less.
+
+        `load_state` takes it, and `begin_stage2` is called next.
+        """
+        return self.state()
+
+    def kept_features(self, images: Images) -> Tensor | None:
+        """What `features(images)` would give, where it is at hand and need not be computed; None by default."""
+        return None
+
+    def keep_features(self, images: Images, features: Tensor) -> None:
+        """Takes over what `kept_features` gave on a trainer with this very encoder. Nothing is kept by default."""
+
     @classmethod
     @abstractmethod
     def from_model(cls, config: ConfigT, inputs: TrainerInputs, model: State) -> Self:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainers import batches
 from trainers.augment import evaluation_images
 from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer, Weights
+from trainers.feature_cache import FeatureCache
 from trainers.gaussians import MAX_FULL_DIM, CovType, Gaussians, GroupSums
 from trainers.image_config import NONE, ImageTrainerConfig
 from trainers.probes import lda, lda_per_label
@@ -77,7 +78,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         self.enter_stage(1)
         self.optimizers = self.build_optimizers()
         self._sums: GroupSums | None = None
-        self._features: Tensor | None = None
+        self._features = FeatureCache()
         self._gaussians: Gaussians | None = None
 
     @abstractmethod
@@ -135,11 +136,25 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         self.enter_stage(state["stage"])
         self.model.load_state_dict(state["model"])
         self.optimizers = self.build_optimizers()
-        for key, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(clone(state["optimizers"][key]))
+        if state["optimizers"] is not None:
+            for key, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(clone(state["optimizers"][key]))
         self.encoder_changed()
         self._sums = GroupSums.from_state(state["sums"], self.device) if state["sums"] else None
         self.load_own_state(state)
+
+    def finished_stage1(self) -> State:
+        """The state without stage 1's optimiser, which is as large as the network or twice that."""
+        return {**self.state(), "optimizers": None}
+
+    def kept_features(self, images: Images) -> Tensor | None:
+        """The features of the last pass over `images` by the current encoder, float32 on CPU, where they were kept."""
+        kept = self._features.get(images)
+        return None if kept is None else kept.cpu()
+
+    def keep_features(self, images: Images, features: Tensor) -> None:
+        """Takes over features that this very encoder gave for `images`."""
+        self._features.put(images, features.to(self.device))
 
     @classmethod
     def from_model(cls, config: ImageConfigT, inputs: TrainerInputs, model: State) -> Self:
@@ -287,15 +302,32 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         return evaluation_images(raw, self.config.stage1.crop)
 
     def extract(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (indices, features) of all images in order, in evaluation mode, without gradients."""
+        """Yields (indices, features) of all images in order, in evaluation mode, without gradients.
+
+        Images that the current encoder has seen before are not touched, where their features were kept.
+        """
         self.model.eval()
-        for index, raw in batches.load(images, batches.in_order(len(images), EVAL_BATCH), self.device):
+        in_order = batches.in_order(len(images), EVAL_BATCH)
+        kept = self._features.get(images)
+        if kept is not None:
+            for batch in in_order:
+                index = torch.from_numpy(batch).to(self.device)
+                yield index, kept[batch[0] : batch[-1] + 1]
+            return
+        seen: list[Tensor] = []
+        for index, raw in batches.load(images, in_order, self.device):
             with torch.no_grad():
-                yield index, self.forward(self.evaluation_view(raw))
+                features = self.forward(self.evaluation_view(raw))
+            if self._features.has_room(images, features):
+                seen.append(features)
+            yield index, features
+        if seen:
+            self._features.put(images, torch.cat(seen))
 
     def encoder_changed(self) -> None:
         """Forgets what was computed by the encoder as it was."""
-        self._sums = self._features = self._gaussians = None
+        self._sums = self._gaussians = None
+        self._features.clear()
 
     def kept_gaussians(self, fit: Callable[[], Gaussians]) -> Gaussians:
         """Stage 2's Gaussians of the current encoder, as `fit` makes them; kept until it changes."""
@@ -304,10 +336,12 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         return self._gaussians
 
     def training_features(self) -> Tensor:
-        """Features of all training images, on the device; kept until the encoder changes."""
-        if self._features is None:
-            self._features = torch.cat([features for _, features in self.extract(self.inputs.images)])
-        return self._features
+        """Features of all training images, on the device; kept until the encoder changes, whatever their size."""
+        kept = self._features.get(self.inputs.images)
+        if kept is None:
+            kept = torch.cat([features for _, features in self.extract(self.inputs.images)])
+            self._features.put(self.inputs.images, kept)
+        return kept
 
     def current_sums(self, cov_type: CovType = "auto") -> GroupSums:
         """Class statistics of the current encoder; kept until it changes.

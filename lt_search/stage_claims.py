@@ -1,0 +1,122 @@
+"""Who trains a stage 1 just now, told between runs that share a storage.
+
+A claim only saves work. Results never depend on it: where two runs train one stage 1 all the same, they make the same
+artefact, and the first one to be published stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lt_search.store import FolderStore
+
+FOLDER = "stage1"
+SUFFIX = ".claim"
+
+RENEW_SECONDS = 10.0
+STALE_SECONDS = 60.0
+"""A claim that its holder did not renew for this long, as seen from here, is void: the holder is gone."""
+
+
+class StageClaims:
+    """The claims of one run on addresses of the stage store.
+
+    Args:
+        storage: the storage that the runs share.
+        run: the run, by the path of its folder. A run that goes on takes up the claims of its killed driver.
+        clock: seconds that only grow; another node's clock is never compared with this one's.
+    """
+
+    def __init__(self, storage: FolderStore, run: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._own = {"run": run, "host": socket.gethostname(), "pid": os.getpid()}
+        self._held: set[str] = set()
+        self._renewed = clock()
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def take(self, address: str) -> bool:
+        """Claims an address, unless another run that is alive holds it."""
+        if address in self._held:
+            return True
+        name = _name(address)
+        holder = self._holder(name)
+        if holder is not None and holder.get("run") != self._own["run"] and not self._gone(name, holder):
+            return False
+        if holder is not None:
+            self._storage.remove(name)
+        if not self._storage.create(name, json.dumps(self._own)):
+            return False
+        self._held.add(address)
+        return True
+
+    def release(self, address: str) -> None:
+        """Gives a claim back; nothing happens if it is not held."""
+        if address in self._held:
+            self._held.remove(address)
+            self._storage.remove(_name(address))
+
+    def release_all(self) -> None:
+        """Gives all claims back."""
+        for address in tuple(self._held):
+            self.release(address)
+
+    def renew(self) -> None:
+        """Tells the others that this run is alive; called often, acts now and then."""
+        if self._clock() - self._renewed < RENEW_SECONDS:
+            return
+        self._renewed = self._clock()
+        for address in self._held:
+            try:
+                os.utime(self._storage.path(_name(address)))
+            except FileNotFoundError:
+                self._storage.create(_name(address), json.dumps(self._own))
+
+    def _holder(self, name: str) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self._storage.read(name))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _gone(self, name: str, holder: dict[str, Any]) -> bool:
+        if holder.get("host") == self._own["host"] and not _alive(holder.get("pid")):
+            return True
+        try:
+            changed = self._storage.path(name).stat().st_mtime
+        except FileNotFoundError:
+            return True
+        last_change, since = self._seen.get(name, (None, 0.0))
+        if changed != last_change:
+            self._seen[name] = (changed, self._clock())
+            return False
+        return self._clock() - since > STALE_SECONDS
+
+
+def claimed_addresses(storage: FolderStore) -> set[str]:
+    """The addresses that are claimed, by runs alive or not."""
+    return {name.rsplit("/", 1)[-1].removesuffix(SUFFIX) for name in storage.list(FOLDER, f"*{SUFFIX}")}
+
+
+def _name(address: str) -> str:
+    return f"{FOLDER}/{address}{SUFFIX}"
+
+
+def _alive(pid: object) -> bool:
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,266 @@
+"""Finished stage 1s by address: trained once, shared by trials, runs and nodes, verified whenever they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from lt_search.messages import StepReport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from lt_search.store import FolderStore
+    from trainers.base import State
+
+FOLDER = "stage1"
+"""Where in a storage the artefacts lie, one folder each, named by its address."""
+
+TENSORS, MANIFEST = "stage1.safetensors", "manifest.json"
+
+FORMAT = 1
+"""Raised when the layout of an artefact changes; others are not read."""
+
+SHARED_FEATURE_BYTES = 256 * 2**20
+"""Features of one split are stored up to this size; larger ones are computed again by each trial that needs them."""
+
+
+class DamagedArtefactError(Exception):
+    """An artefact that is there and is not what was published."""
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """A finished stage 1."""
+
+    state: State
+    """What the trainer's `finished_stage1` gave."""
+    features: Mapping[str, Tensor]
+    """Features of the splits (`train`, `val`), float32, where they were at hand and small enough."""
+    history: tuple[StepReport, ...]
+    """The reports of all its steps, in order: losses, validation scores, the probe's at rungs."""
+    metric: str
+    """The objective that `value` and `standard_error` of the history are of."""
+    trained_by: str
+    """Run and trial that paid for it, such as `ldrnet-0001/7`."""
+    trainer: str
+
+    @property
+    def seconds(self) -> float:
+        """What it cost: training and evaluation of all its steps."""
+        return sum(report.seconds for report in self.history)
+
+
+@dataclass(frozen=True)
+class StoredStage:
+    """What is known of an artefact without reading its tensors."""
+
+    address: str
+    n_bytes: int
+    seconds: float
+    """What training it cost."""
+    trainer: str
+    trained_by: str
+    probe: float | None
+    """The probe's value at the end of stage 1, of the objective `metric`."""
+    metric: str
+    last_used: float
+    """Seconds since 1970."""
+
+
+class StageStore:
+    """The stage-1 artefacts of a storage.
+
+    An artefact is a folder of two files: tensors as safetensors, and a manifest with the digest of both. It appears at
+    once and whole, under the hash of all that decides its content (`lt_search.address`), and never changes.
+
+    Args:
+        storage: the storage of the runs that share it.
+    """
+
+    def __init__(self, storage: FolderStore) -> None:
+        self.storage = storage
+
+    def has(self, address: str) -> bool:
+        """Whether there is an artefact of that address; not whether it is sound."""
+        return self.storage.exists(f"{_name(address)}/{MANIFEST}")
+
+    def publish(self, address: str, stage: StageOne) -> None:
+        """Adds an artefact; nothing happens if it is there already. Raises `OSError` where it cannot be written."""
+        if not self.has(address):
+            self.storage.remove(_name(address))  # without its manifest it serves nobody
+            self.storage.publish(_name(address), lambda folder: _write(folder, address, stage))
+
+    def load(self, address: str) -> StageOne | None:
+        """The artefact of an address; None if there is none.
+
+        Raises:
+            DamagedArtefactError: if it is there, but is not what was published. It is removed then.
+        """
+        from safetensors.torch import load
+
+        from trainers.state import unpack
+
+        try:
+            manifest = self._manifest(address)
+            content = self.storage.read(f"{_name(address)}/{TENSORS}")
+            if _digest(content) != manifest["tensors"]:
+                raise DamagedArtefactError(f"{TENSORS} is not the file that was published")
+            state = unpack(load(content), manifest["state"])
+            self._touch(address)
+        except FileNotFoundError as error:
+            if not self.storage.exists(_name(address)):
+                return None
+            self.discard(address)
+            raise DamagedArtefactError(f"{os.path.basename(error.filename or '')} is gone") from error  # noqa: PTH119
+        except (DamagedArtefactError, ValueError, KeyError, TypeError) as error:
+            self.discard(address)
+            raise DamagedArtefactError(str(error)) from error
+        return StageOne(
+            state=state["stage1"],
+            features=state["features"],
+            history=tuple(StepReport.from_dict(report) for report in manifest["history"]),
+            metric=manifest["metric"],
+            trained_by=manifest["trained_by"],
+            trainer=manifest["trainer"],
+        )
+
+    def stored(self) -> list[StoredStage]:
+        """All artefacts whose manifest is sound, the one that was used last first."""
+        found = []
+        for address in self.addresses():
+            try:
+                found.append(self._describe(address))
+            except (DamagedArtefactError, OSError):
+                continue
+        return sorted(found, key=lambda stage: -stage.last_used)
+
+    def addresses(self) -> list[str]:
+        """The addresses of all artefacts, sound or not."""
+        names = self.storage.list(FOLDER, "*")
+        return [
+            name.rsplit("/", 1)[-1] for name in names if self.storage.path(name).is_dir() and "/." not in f"/{name}"
+        ]
+
+    def damage(self, address: str) -> str | None:
+        """What is wrong with an artefact; None if it is sound. Changes nothing."""
+        try:
+            manifest = self._manifest(address)
+            sound = _digest(self.storage.read(f"{_name(address)}/{TENSORS}")) == manifest["tensors"]
+        except DamagedArtefactError as error:
+            return str(error)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        return None if sound else f"{TENSORS} is not the file that was published"
+
+    def discard(self, address: str) -> None:
+        """Removes an artefact."""
+        self.storage.remove(_name(address))
+
+    def prune(self, keep_bytes: float, in_use: Collection[str]) -> list[StoredStage]:
+        """Removes the artefacts that were used least lately, until the rest fits; returns those removed.
+
+        Those `in_use` stay, and count. Damaged ones and what killed processes left half written go first.
+        """
+        for name in self.storage.list(FOLDER, ".*.part"):
+            if time.time() - self.storage.path(name).stat().st_mtime > ABANDONED_SECONDS:
+                self.storage.remove(name)
+        stages = self.stored()
+        for address in set(self.addresses()) - {stage.address for stage in stages} - set(in_use):
+            self.discard(address)
+        total = sum(stage.n_bytes for stage in stages)
+        removed = []
+        for stage in reversed(stages):
+            if total <= keep_bytes:
+                break
+            if stage.address not in in_use:
+                self.discard(stage.address)
+                total -= stage.n_bytes
+                removed.append(stage)
+        return removed
+
+    def _manifest(self, address: str) -> dict[str, Any]:
+        try:
+            manifest: dict[str, Any] = json.loads(self.storage.read(f"{_name(address)}/{MANIFEST}"))
+            whole = manifest.pop("manifest") == _digest(_canonical(manifest))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise DamagedArtefactError(f"{MANIFEST} cannot be read") from error
+        if not whole or manifest["address"] != address:
+            raise DamagedArtefactError(f"{MANIFEST} is not the file that was published")
+        if manifest["format"] != FORMAT:
+            raise DamagedArtefactError(f"it has format {manifest['format']}, and {FORMAT} is read here")
+        return manifest
+
+    def _describe(self, address: str) -> StoredStage:
+        manifest = self._manifest(address)
+        files = [self.storage.path(f"{_name(address)}/{name}") for name in (TENSORS, MANIFEST)]
+        return StoredStage(
+            address=address,
+            n_bytes=sum(path.stat().st_size for path in files),
+            seconds=sum(report["seconds"] for report in manifest["history"]),
+            trainer=manifest["trainer"],
+            trained_by=manifest["trained_by"],
+            probe=manifest["history"][-1]["value"] if manifest["history"] else None,
+            metric=manifest["metric"],
+            last_used=files[1].stat().st_mtime,
+        )
+
+    def _touch(self, address: str) -> None:
+        """Notes a use, for `prune`. A storage that may only be read does without."""
+        try:
+            os.utime(self.storage.path(f"{_name(address)}/{MANIFEST}"))
+        except OSError:
+            return
+
+
+ABANDONED_SECONDS = 24 * 3600.0
+"""What is still half written after this time belongs to a process that was killed."""
+
+
+def split_features(features: Iterator[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
+    """The features of splits that are at hand and small enough to be stored."""
+    return {
+        split: tensor.float()
+        for split, tensor in features
+        if tensor is not None and tensor.numel() * 4 <= SHARED_FEATURE_BYTES
+    }
+
+
+def _name(address: str) -> str:
+    return f"{FOLDER}/{address}"
+
+
+def _write(folder: Path, address: str, stage: StageOne) -> None:
+    from safetensors.torch import save
+
+    from trainers.state import pack
+
+    tensors, text = pack({"stage1": stage.state, "features": dict(stage.features)})
+    content = save(tensors)
+    manifest = {
+        "format": FORMAT,
+        "address": address,
+        "tensors": _digest(content),
+        "state": text,
+        "metric": stage.metric,
+        "trainer": stage.trainer,
+        "trained_by": stage.trained_by,
+        "history": [asdict(report) for report in stage.history],
+    }
+    (folder / TENSORS).write_bytes(content)
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "manifest": _digest(_canonical(manifest))}))
+
+
+def _canonical(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True).encode()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
