@@ -100,12 +100,17 @@ def carry_out(
         trim_checkpoints(store, summary, how.keep_gb)
         store.write("trials.csv", trials_csv(summary.trials))
 
+    def log(text: str) -> None:
+        store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
+
     def warn(text: str) -> None:
-        store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} warning: {text}")
+        log(f"warning: {text}")
         console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
 
     shared = FolderStore(Path(inputs.stage_storage)) if inputs.stage_storage is not None else None
-    referee = Referee(spec, journal, store, on_report=board.write, on_end=on_end, stage_storage=shared, warn=warn)
+    referee = Referee(
+        spec, journal, store, on_report=board.write, on_end=on_end, stage_storage=shared, warn=warn, log=log
+    )
 
     def should_stop() -> bool:
         if not stop.text and deadline is not None and time.monotonic() > deadline:

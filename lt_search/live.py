@@ -31,7 +31,7 @@ class LiveStatus:
         spec: the run.
         store: the run's files; the log goes there.
         summarise: gives the state of the run now.
-        progress: gives how far each running trial has come, by number.
+        progress: gives how far each running trial has come, by number; None for one that waits for its stage 1.
         concurrent: gives how many trials may run at once now.
         console: where to show it; on something that is no terminal only the log lines are printed.
     """
@@ -41,7 +41,7 @@ class LiveStatus:
         spec: RunSpec,
         store: FolderStore,
         summarise: Callable[[], RunSummary],
-        progress: Callable[[], Mapping[int, Rung]],
+        progress: Callable[[], Mapping[int, Rung | None]],
         concurrent: Callable[[], int],
         console: Console,
     ) -> None:
@@ -101,6 +101,9 @@ def status_line(spec: RunSpec, summary: RunSummary, elapsed: float | None, concu
         "rungs="
         + (",".join(f"{r.rung.stage}:{r.rung.step}:{r.reached - r.stopped}/{r.reached}" for r in summary.rungs)),
     ]
+    if spec.reuse:
+        saved = show_duration(summary.saved_by_reuse).replace(" ", "")
+        parts.append(f"stage1_trained={summary.stage1_trained} stage1_reused={summary.reused} saved={saved}")
     if elapsed is not None:
         parts.append(f"elapsed={show_duration(elapsed).replace(' ', '')}")
     if left is not None and summary.ended < summary.target:
@@ -109,7 +112,7 @@ def status_line(spec: RunSpec, summary: RunSummary, elapsed: float | None, concu
 
 
 def render_status(
-    spec: RunSpec, summary: RunSummary, progress: Mapping[int, Rung], elapsed: float | None, concurrent: int
+    spec: RunSpec, summary: RunSummary, progress: Mapping[int, Rung | None], elapsed: float | None, concurrent: int
 ) -> Group:
     """The status as a small table, for a terminal."""
     best = summary.best
@@ -124,6 +127,9 @@ def render_status(
     table.add_row(
         "rungs", ", ".join(f"{r.rung}: {r.reached - r.stopped} of {r.reached} go on" for r in summary.rungs) or "-"
     )
+    if spec.reuse:
+        saved = f", {show_duration(summary.saved_by_reuse)} saved" if summary.reused else ""
+        table.add_row("stage 1", f"{summary.stage1_trained} trained, {summary.reused} used again{saved}")
     times = [f"{show_duration(elapsed)} so far"] if elapsed is not None else []
     left = summary.seconds_left(concurrent)
     if left is not None and summary.ended < summary.target:
@@ -158,7 +164,9 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _progress(spec: RunSpec, number: int, rung: Rung) -> str:
+def _progress(spec: RunSpec, number: int, rung: Rung | None) -> str:
+    if rung is None:
+        return f"trial {number}: waits for its stage 1"
     if rung.stage == 0:
         return f"trial {number}: starting"
     return f"trial {number}: {rung} of {spec.stage_lengths[rung.stage - 1]}"

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lt_search.address import stage1_address
 from lt_search.checkpoints import load_checkpoint, trial_folder
+from lt_search.durations import show_duration
 from lt_search.messages import StepReport, TrialJob
 from lt_search.rungs import Decision, Record, Rung, RungMachine
 from lt_search.sampler import STAGE1_COST, STAGE2_COST, propose
@@ -64,6 +65,7 @@ class Referee:
         on_end: called after a trial has ended.
         stage_storage: the storage whose stage 1s the trials share; None: each trains its own.
         warn: called with what the user should know, once each.
+        log: called with what is worth a line in the run's log.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Referee:
         on_end: Callable[[], None] = lambda: None,
         stage_storage: FolderStore | None = None,
         warn: Callable[[str], None] = lambda text: None,
+        log: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.spec = spec
         self.journal = journal
@@ -89,6 +92,7 @@ class Referee:
         self._machine.restore(journal_records(journal.trials(), spec.rung_list))
         self._end_decided_trials()
         self._warn = warn
+        self._log_line = log
         self._warned: set[str] = set()
         self.gate = StageGate(stage_storage, str(store.root))
         self._waiting = [trial.number for trial in journal.unfinished()]
@@ -185,6 +189,8 @@ class Referee:
             return Decision.STOP
         if report.reused_from is not None and REUSED not in trial.user_attrs:
             self.journal.set(number, REUSED, report.reused_from)
+            saved = show_duration(report.stage1_seconds or 0.0)
+            self._log_line(f"trial {number} starts at stage 2: stage 1 is that of {report.reused_from}, {saved} saved")
         for step in (*report.history, replace(report, history=[])):
             if self._take_in(trial, step) is Decision.STOP:
                 return Decision.STOP
@@ -251,9 +257,10 @@ class Referee:
         """The step under which Optuna knows a point: s in stage 1, S1 + s in stage 2."""
         return rung.step + (self.spec.stage_lengths[0] if rung.stage == 2 else 0)
 
-    def progress(self) -> dict[int, Rung]:
-        """How far each trial that still runs has come, by number."""
-        return {trial.number: self._last_logged(trial.number) for trial in self.journal.unfinished()}
+    def progress(self) -> dict[int, Rung | None]:
+        """How far each trial that still runs has come, by number; None for one that waits for its stage 1."""
+        numbers = [trial.number for trial in self.journal.unfinished()]
+        return {number: None if number in self._wanted else self._last_logged(number) for number in numbers}
 
     def hopeless(self) -> str | None:
         """The reason of the first failure if the first trials all failed; None otherwise.

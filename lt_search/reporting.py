@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from statistics import mean
 from typing import TYPE_CHECKING
 
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -55,7 +54,7 @@ def report_data(spec: RunSpec, journal: Journal, store: FolderStore) -> ReportDa
         rungs=_rung_rows(spec, journal),
         winner=_winner(spec, store, summary.best) if summary.best else None,
         importances=_importances(journal),
-        cost=_cost(summary),
+        cost=_cost(summary, reuse=spec.reuse),
         default_trial=0 if summary.trials and spec.search else None,
         log_parameters=frozenset(name for name, p in spec.parameters.items() if _is_log(p.distribution)),
         notes=tuple(spec.notes),
@@ -73,6 +72,7 @@ def _facts(spec: RunSpec, store: FolderStore, summary: RunSummary) -> dict[str, 
         "Test split": _looks(store),
         "Stages": f"{s1} steps of stage 1, {s2} of stage 2",
         "Pruning": f"eta {spec.eta}, stage-wise rungs" if spec.prune else "off",
+        "Stage 1": _stage1(spec, summary),
         "Proposals": f"{spec.sampler}, seed {spec.seed}",
         "Trials": f"{summary.ended} of {summary.target} done",
         "Started": str(provenance.get("started", "")),
@@ -80,6 +80,12 @@ def _facts(spec: RunSpec, store: FolderStore, summary: RunSummary) -> dict[str, 
         "Versions": ", ".join(f"{name} {v}" for name, v in provenance.get("versions", {}).items() if v),
         "Code": str(provenance.get("git") or "not in a git checkout"),
     }
+
+
+def _stage1(spec: RunSpec, summary: RunSummary) -> str:
+    if not spec.reuse:
+        return "trained anew in every trial"
+    return f"trained to the end {summary.stage1_trained} times, used again by {summary.reused} trials"
 
 
 def _looks(store: FolderStore) -> str:
@@ -158,13 +164,9 @@ def _importances(journal: Journal) -> dict[str, float]:
         return {}
 
 
-def _cost(summary: RunSummary) -> Cost:
+def _cost(summary: RunSummary, *, reuse: bool) -> Cost:
     spent = sum(sum(trial.seconds.values()) for trial in summary.trials)
-    whole = [sum(trial.seconds.values()) for trial in summary.of_state("finished")]
-    saved = 0.0
-    if whole:
-        saved = sum(max(0.0, mean(whole) - sum(trial.seconds.values())) for trial in summary.of_state("pruned"))
-    return Cost(spent, saved)
+    return Cost(spent, summary.saved_by_pruning, summary.saved_by_reuse if reuse else None)
 
 
 def _is_log(distribution: object) -> bool:

@@ -99,8 +99,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
         journal = Journal(store.path(JOURNAL), _sampler(spec))
         _set_target(journal, how, spec, say)
         _note_device(journal, each, say)
-        shared = shared_storage(store).root if spec.reuse else None
-        inputs = RunInputs.of(spec, dataset, weights, store.root, shared)
+        inputs = RunInputs.of(spec, dataset, weights, store.root, shared_storage(store).root if spec.reuse else None)
         try:
             stop = carry_out(spec, journal, store, inputs, each, how, console)
             return _conclude(spec, journal, store, stop, console)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lt_search.referee import ATTEMPT, COST, FAILURE, FINAL, STOPPED, TRIALS, rung_attribute
+from lt_search.referee import ATTEMPT, COST, FAILURE, FINAL, REUSED, STOPPED, TRIALS, rung_attribute
 from lt_search.rungs import Decision, Rung
+from lt_search.sampler import STAGE1_COST, STAGE2_COST
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -41,6 +42,17 @@ class TrialSummary:
     """Where it was stopped, or why it failed."""
     attempts: int = 1
     """How often it was handed to a worker."""
+    reused_from: str = ""
+    """Run and trial whose stage 1 it took from the stage store; empty where it trained its own."""
+    full_seconds: Mapping[str, float] = field(default_factory=dict)
+    """What each of its finished stages costs when it is trained, by whomever that was."""
+
+    @property
+    def saved_by_reuse(self) -> float:
+        """Seconds of stage 1 that it did not train."""
+        if not self.reused_from:
+            return 0.0
+        return max(0.0, self.full_seconds.get("stage1", 0.0) - self.seconds.get("stage1", 0.0))
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,33 @@ class RunSummary:
     def of_state(self, state: str) -> list[TrialSummary]:
         """The trials of one state, by number."""
         return [trial for trial in self.trials if trial.state == state]
+
+    @property
+    def reused(self) -> int:
+        """Trials that took their stage 1 from the stage store."""
+        return sum(bool(trial.reused_from) for trial in self.trials)
+
+    @property
+    def stage1_trained(self) -> int:
+        """Stage 1s that were trained to their end by this run."""
+        return sum("stage1" in trial.full_seconds and not trial.reused_from for trial in self.trials)
+
+    @property
+    def saved_by_reuse(self) -> float:
+        """Seconds of stage 1 that were not trained, over all trials."""
+        return sum(trial.saved_by_reuse for trial in self.trials)
+
+    @property
+    def saved_by_pruning(self) -> float:
+        """Seconds that stopped trials did not train, had their stages cost what finished ones cost on average."""
+        costs = [trial.full_seconds for trial in self.of_state("finished")]
+        usual = {stage: mean([cost.get(stage, 0.0) for cost in costs] or [0.0]) for stage in ("stage1", "stage2")}
+        return sum(
+            max(0.0, usual[stage] - trial.seconds.get(stage, 0.0))
+            for trial in self.of_state("pruned")
+            for stage in usual
+            if stage not in trial.full_seconds
+        )
 
     @property
     def ended(self) -> int:
@@ -113,6 +152,12 @@ def _trial_summary(trial: FrozenTrial) -> TrialSummary:
         seconds=attributes.get(COST, {}),
         note=attributes.get(STOPPED) or attributes.get(FAILURE, ""),
         attempts=attributes.get(ATTEMPT, 1),
+        reused_from=attributes.get(REUSED, ""),
+        full_seconds={
+            stage: attributes[name]
+            for stage, name in (("stage1", STAGE1_COST), ("stage2", STAGE2_COST))
+            if name in attributes
+        },
     )
 
 
@@ -126,6 +171,7 @@ def trials_csv(trials: Iterable[TrialSummary]) -> str:
             "standard_error": trial.standard_error,
             "stage1_seconds": trial.seconds.get("stage1"),
             "stage2_seconds": trial.seconds.get("stage2"),
+            "stage1_reused_from": trial.reused_from,
             "attempts": trial.attempts,
             "note": trial.note,
             **trial.params,
