@@ -108,6 +108,15 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--dataset", required=True, metavar="NAME|FILE.csv", help=_DATASETS)
     check.add_argument("--data-root", metavar="DIR", help=_DATA_ROOT)
     check.add_argument("--split-seed", metavar="N", help=_SPLIT_SEED)
+
+    store = commands.add_parser("store", help="the stage 1s that trials and runs share")
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="what is there: cost, size, who trained it")
+    verify = actions.add_parser("verify", help="read all of it and name what is damaged")
+    prune = actions.add_parser("prune", help="remove what was used least lately; what a running search uses stays")
+    prune.add_argument("--keep-gb", required=True, metavar="N", help="GB that may stay")
+    for action in (listed, verify, prune):
+        action.add_argument("--storage", default="runs", metavar="DIR", help="where runs are (default: runs)")
     return parser
 
 
@@ -143,7 +152,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--keep-gb", metavar="F", help="disk for models of finished trials (default: 10)")
     how.add_argument("--name", metavar="NAME", help="of the run; default: the space's name and a number")
     how.add_argument("--resume", metavar="NAME", help="go on with a run")
-    how.add_argument("--plan", action="store_true", help="say what the search would take, and run nothing")
+    how.add_argument("--plan", action="store_true", help="measure one trial and say what the search would take")
 
 
 def _search(namespace: argparse.Namespace, console: Console) -> int:
@@ -303,6 +312,19 @@ def _data(namespace: argparse.Namespace, console: Console) -> int:
     return ExitCode.DONE if found.sound else ExitCode.BAD_INPUT
 
 
+def _store(namespace: argparse.Namespace, console: Console) -> int:
+    arguments = _Arguments(namespace)
+    keep_gb = arguments.read("keep_gb", _within(float, 0, 1e9)) if namespace.action == "prune" else None
+    from lt_search.store_command import list_stages, prune_stages, stage_storage, verify_stages
+
+    storage = arguments.problems.collect(lambda: stage_storage(namespace.storage))
+    arguments.problems.raise_if_any()
+    assert storage is not None
+    if keep_gb is not None:
+        return prune_stages(storage, keep_gb, console)
+    return (list_stages if namespace.action == "list" else verify_stages)(storage, console)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
     "search": _search,
     "status": _status,
@@ -311,6 +333,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
     "evaluate": _evaluate,
     "spaces": _spaces,
     "data": _data,
+    "store": _store,
 }
 
 

@@ -50,6 +50,18 @@ def sole_driver(run_folder: Path) -> Iterator[None]:
         yield
 
 
+def is_driven(run_folder: Path) -> bool:
+    """Whether a process drives the run now."""
+    try:
+        with (run_folder / "driver.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 class NoTrialsYetError(UserError):
     """A run whose journal was not begun."""
 

@@ -1,23 +1,65 @@
-"""What a search is expected to take, before anything is run."""
+"""What a search is expected to take, from one measured trial."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING
 
+import optuna
+import torch
+
+from lt_search.address import stage1_address
 from lt_search.durations import show_duration
 from lt_search.errors import UserError
 from lt_search.referee import read_reports
-from lt_search.resources import dry_build
 from lt_search.run_folder import open_run, run_names
 from lt_search.rungs import Rung
-from lt_search.spec import RunSpec, parse_config, trainer_type
+from lt_search.sampler import STAGE1_COST, STAGE2_COST, propose
+from lt_search.spec import RunSpec
+from lt_search.values import flatten
+from trainers.seeding import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from lt_search.session import LoadedInputs
     from lt_search.store import FolderStore
-    from trainers.base import Weights
+    from trainers.base import Images, State
+
+MEASURED_SECONDS = 20.0
+"""A stage is measured for this long, and for two steps at least; a shorter one is trained to its end."""
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """What one trial takes."""
+
+    seconds: Mapping[int, float]
+    """Seconds of a step of each stage, evaluation included."""
+    origin: str
+    """Where they were measured."""
+    checkpoint_bytes: int
+    """Of one checkpoint, the larger of both stages'."""
+    artefact_bytes: int
+    """Of a finished stage 1 in the store, without features."""
+
+    def of(self, stage: int, spec: RunSpec) -> float:
+        """Seconds of a whole stage."""
+        return self.seconds[stage] * spec.stage_lengths[stage - 1]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a search is expected to train."""
+
+    stage1s: int
+    """Different stage 1s begun."""
+    arrivals: Mapping[Rung, int]
+    """How many come to each rung: stage 1s in stage 1, trials in stage 2."""
+    steps: Mapping[int, int]
+    """Steps trained in each stage, in all."""
 
 
 def going_on(trials: int, eta: int) -> int:
@@ -29,28 +71,59 @@ def going_on(trials: int, eta: int) -> int:
     return min(trials, max(eta, round(trials / eta)))
 
 
-def arrivals(spec: RunSpec, trials: int) -> dict[Rung, int]:
-    """Trials expected at each rung of a search of `trials` trials."""
-    expected, there = {}, trials
-    for rung in spec.rung_list:
-        expected[rung] = there
-        there = going_on(there, spec.eta) if spec.prune else there
-    return expected
+def expect(spec: RunSpec, trials: int, stage1s: int) -> Expected:
+    """What a search of `trials` trials on `stage1s` different stage 1s is expected to train.
 
-
-def expected_steps(spec: RunSpec, trials: int) -> dict[int, int]:
-    """Steps of each stage that a search of `trials` trials is expected to train, over all its trials."""
-    rungs, there = set(spec.rung_list), trials
+    A stage 1 that is stopped takes one trial with it; all other trials come to stage 2.
+    """
+    rungs = set(spec.rung_list)
+    arrivals: dict[Rung, int] = {}
     steps = {1: 0, 2: 0}
+    there = stage1s
     for stage, length in zip((1, 2), spec.stage_lengths, strict=True):
+        if stage == 2:
+            there = trials - (stage1s - there)
         for step in range(1, length + 1):
             steps[stage] += there
-            if spec.prune and Rung(stage, step) in rungs:
-                there = going_on(there, spec.eta)
-    return steps
+            if Rung(stage, step) in rungs:
+                arrivals[Rung(stage, step)] = there
+                there = going_on(there, spec.eta) if spec.prune else there
+    return Expected(stage1s, arrivals, steps)
 
 
-def measured_seconds(spec: RunSpec, storage: FolderStore) -> dict[int, float]:
+def expected_stage1s(
+    spec: RunSpec, trials: int, costs: StageCosts, sampler: optuna.samplers.BaseSampler, stored: Callable[[str], bool]
+) -> int:
+    """How many stage 1s a search begins to train: the sampler's own choices, given these costs and random values.
+
+    Args:
+        spec: the run.
+        trials: trials to propose.
+        costs: what the stages cost; they decide how often a stage 1 is used again.
+        sampler: the run's.
+        stored: whether the stage 1 of an address is in the store already.
+    """
+    if not spec.reuse:
+        return trials
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    study.enqueue_trial(spec.first_values())
+    addresses = set()
+    for number in range(min(trials, SIMULATED_TRIALS)):
+        trial = study.ask()
+        addresses.add(stage1_address(spec, propose(trial, spec.parameters, flatten(spec.config))))
+        for name, stage in ((STAGE1_COST, 1), (STAGE2_COST, 2)):
+            trial.set_user_attr(name, costs.of(stage, spec))
+        study.tell(trial, derive_seed(spec.seed, "plan", number) / 2**63)
+    share = trials / min(trials, SIMULATED_TRIALS)
+    return min(trials, round(share * sum(not stored(address) for address in addresses)))
+
+
+SIMULATED_TRIALS = 100
+"""Proposals that a plan makes; of a longer search, the first ones stand for all."""
+
+
+def earlier_seconds(spec: RunSpec, storage: FolderStore) -> dict[int, float]:
     """Mean seconds per step of each stage in earlier runs of this trainer on this data and image size."""
     times: dict[int, list[float]] = {1: [], 2: []}
     for name in run_names(storage):
@@ -63,19 +136,54 @@ def measured_seconds(spec: RunSpec, storage: FolderStore) -> dict[int, float]:
             continue
         for number in (folder.rsplit("/", 1)[-1] for folder in store.list("trials")):
             for report in read_reports(store, int(number)) if number.isdigit() else ():
-                times[report.stage].append(report.seconds)
+                if report.reused_from is None:
+                    times[report.stage].append(report.seconds)
     return {stage: mean(seconds) for stage, seconds in times.items() if seconds}
 
 
-def checkpoint_bytes(spec: RunSpec, weights: Mapping[str, Weights]) -> int:
-    """Bytes of a checkpoint of the first trial: its weights and two Adam moments for each."""
-    config = parse_config(trainer_type(spec.trainer).config_type, spec.config)
-    return 3 * _bytes(dry_build(spec, config, weights).state())
+def measure(spec: RunSpec, loaded: LoadedInputs, storage: FolderStore) -> StageCosts:
+    """What a trial takes: its size, and its time in earlier runs of this trainer on this data.
+
+    Where there were none, the first trial is trained for a while; nothing of it is kept.
+    """
+    trainer = loaded.build_trainer(spec.config)
+    seconds = earlier_seconds(spec, storage)
+    origin = "earlier runs"
+    measured = set(seconds) != {1, 2}
+    sizes = []
+    for stage, train in ((1, trainer.stage1_step), (2, trainer.stage2_step)):
+        if stage == 2:
+            trainer.begin_stage2()
+        if measured:
+            seconds[stage], steps = _time_steps(train, loaded, trainer.predict_logits, spec.stage_lengths[stage - 1])
+            origin = f"{origin}, " if stage == 2 else ""
+            origin += f"{steps} {'step' if steps == 1 else 'steps'} of stage {stage}"
+        sizes.append(_bytes(trainer.state()))
+        if stage == 1:
+            artefact = _bytes(trainer.finished_stage1())
+    origin = f"{origin} of the first trial, trained now" if measured else origin
+    # An optimiser that has not stepped yet has no moments; Adam keeps two for each weight.
+    model = _bytes(trainer.state()["model"])
+    return StageCosts(seconds, origin, max(*sizes, 3 * model), artefact)
 
 
-def _bytes(state: object) -> int:
-    import torch
+def _time_steps(
+    train: Callable[[int], object],
+    loaded: LoadedInputs,
+    predict: Callable[[Images], torch.Tensor],
+    length: int,
+) -> tuple[float, int]:
+    """Seconds of a step, and how many were trained. The first one, which warms caches up, counts only if alone."""
+    times: list[float] = []
+    while len(times) < length and (len(times) < 2 or sum(times) < MEASURED_SECONDS):
+        started = time.monotonic()
+        train(len(times))
+        loaded.evaluate(predict(loaded.val_images))
+        times.append(time.monotonic() - started)
+    return mean(times[1:] or times), len(times)
 
+
+def _bytes(state: State | object) -> int:
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, dict):
@@ -86,35 +194,43 @@ def _bytes(state: object) -> int:
 
 
 def render_plan(
-    spec: RunSpec, trials: int, concurrent: int, keep_gb: float, storage: FolderStore, weights: Mapping[str, Weights]
+    spec: RunSpec, trials: int, expected: Expected, costs: StageCosts, *, concurrent: int, keep_gb: float, device: str
 ) -> str:
-    """The plan as text: trials, rungs, steps, time where it was measured before, disk."""
-    steps = expected_steps(spec, trials)
+    """The plan as text: trials, stage-1 trainings, rungs, device-hours, time and disk.
+
+    Args:
+        spec: the run.
+        trials: trials to propose.
+        expected: what they are expected to train.
+        costs: what a trial takes.
+        concurrent: trials at a time.
+        keep_gb: disk for models of finished trials.
+        device: what a trial is trained on, such as `CPU core`.
+    """
     s1, s2 = spec.stage_lengths
+    reuse = "each is trained once and shared" if spec.reuse else "--no-reuse: one a trial"
     lines = [
-        f"plan for {spec.options['space']} on {spec.data.name} (nothing is run)",
+        f"plan for {spec.options['space']} on {spec.data.name} (no search is started)",
         f"  trials      {trials}, {concurrent} at a time; the first one has the defaults, which are the paper's",
         "              but for what the budget fixes",
         f"  searched    {', '.join(spec.search) or 'nothing'}",
         f"  stages      {s1} steps of stage 1, {s2} of stage 2",
+        f"  stage 1     about {expected.stage1s} stage-1 trainings for {trials} trials ({reuse})",
     ]
-    for rung, count in arrivals(spec, trials).items():
-        lines.append(f"  rung        {rung}: about {count} trials come, the best 1/{spec.eta} go on")
+    for rung, count in expected.arrivals.items():
+        what = "stage 1s" if rung.stage == 1 else "trials"
+        lines.append(f"  rung        {rung}: about {count} {what} come, the best 1/{spec.eta} go on")
+    steps = expected.steps
     images = steps[1] * (spec.config["stage1"]["images_per_epoch"] or spec.data.images["train"])
     lines.append(f"  training    about {steps[1]} stage-1 steps ({images:,} images) and {steps[2]} stage-2 steps")
-    lines.append(f"  time        {_time(spec, steps, concurrent, storage)}")
-    size = checkpoint_bytes(spec, weights)
+    total = sum(steps[stage] * costs.seconds[stage] for stage in (1, 2))
+    each = ", ".join(f"stage {stage} {costs.seconds[stage]:.2g} s a step" for stage in (1, 2))
+    lines.append(f"  measured    {each} ({costs.origin})")
+    lines.append(f"  work        about {show_duration(total)}: {total / 3600:.2g} device-hours of one {device}")
+    lines.append(f"  time        about {show_duration(total / min(concurrent, trials))}, {concurrent} trials at a time")
+    stage1s = f"{expected.stage1s * costs.artefact_bytes / 2**20:.1f} MiB of shared stage 1s, " if spec.reuse else ""
     lines.append(
-        f"  disk        {size / 2**20:.1f} MiB a checkpoint; at most {keep_gb:g} GB of finished ones are kept, "
-        f"beside {concurrent} running"
+        f"  disk        {stage1s}{costs.checkpoint_bytes / 2**20:.1f} MiB a checkpoint: at most {keep_gb:g} GB of "
+        f"finished ones are kept, beside {concurrent} running"
     )
     return "\n".join(lines)
-
-
-def _time(spec: RunSpec, steps: dict[int, int], concurrent: int, storage: FolderStore) -> str:
-    seconds = measured_seconds(spec, storage)
-    if set(seconds) != {1, 2}:
-        return "not known: no earlier run of this trainer on this data to measure from"
-    total = sum(steps[stage] * seconds[stage] for stage in (1, 2))
-    each = ", ".join(f"stage {stage} {seconds[stage]:.1f} s a step" for stage in (1, 2))
-    return f"about {show_duration(total / concurrent)} ({show_duration(total)} of work; earlier runs: {each})"

@@ -24,15 +24,17 @@ from lt_search.journal import Journal, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
 from lt_search.metrics import METRICS, counted_classes
-from lt_search.plan import render_plan
+from lt_search.plan import expect, expected_stage1s, measure, render_plan
 from lt_search.provenance import provenance
 from lt_search.referee import STORAGE_ERRORS, TRIALS
 from lt_search.reporting import REPORT, write_report
 from lt_search.resources import resolve_resources
 from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
 from lt_search.sampler import ReseededSampler
+from lt_search.session import LoadedInputs
 from lt_search.space import load_space
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec, tasks_of, trainer_type
+from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore, open_storage
 from lt_search.summary import RunSummary, summarise
 
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from lt_search.data.table import Dataset
-    from trainers.base import Weights
 
 DEVICE = "device"
 """User attribute of the study: on what its trials were last computed."""
@@ -80,7 +81,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
             _check_same_resources(spec, found)
         _announce(spec, dataset, say)
         if how.plan:
-            _show_plan(spec, how, storage, weights, say)
+            _show_plan(spec, how, storage, RunInputs.of(spec, dataset, weights, storage.root), say)
             return ExitCode.DONE
         pixels = _decode(dataset, spec.data.image_size, console)
         if store is None:
@@ -139,11 +140,18 @@ def _sayer(console: Console) -> Callable[[str], None]:
 
 
 def _show_plan(
-    spec: RunSpec, how: RunOptions, storage: FolderStore, weights: dict[str, Weights], say: Callable[[str], None]
+    spec: RunSpec, how: RunOptions, storage: FolderStore, inputs: RunInputs, say: Callable[[str], None]
 ) -> None:
+    gpu = gpu_available(how) and torch.cuda.is_available()
     trials = how.trials or _budgeted_trials(spec)
     concurrent = how.max_concurrent or max(1, (os.cpu_count() or 1) // how.cpus_per_trial)
-    say(render_plan(spec, trials, concurrent, how.keep_gb, storage, weights))
+    say("measuring one trial")
+    torch.set_num_threads(how.cpus_per_trial)
+    costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)
+    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), StageStore(storage).has)
+    device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
+    expected = expect(spec, trials, stage1s)
+    say(render_plan(spec, trials, expected, costs, concurrent=concurrent, keep_gb=how.keep_gb, device=device))
 
 
 def _load_data(options: Mapping[str, Any], default: str) -> Dataset:

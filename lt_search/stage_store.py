@@ -113,7 +113,9 @@ class StageStore:
             content = self.storage.read(f"{_name(address)}/{TENSORS}")
             if _digest(content) != manifest["tensors"]:
                 raise DamagedArtefactError(f"{TENSORS} is not the file that was published")
-            state = unpack(load(content), manifest["state"])
+            # Clones: the last bits of a product depend on how its factors lie in memory, and a file's lie anyhow.
+            tensors = {name: tensor.clone() for name, tensor in load(content).items()}
+            state = unpack(tensors, manifest["state"])
             self._touch(address)
         except FileNotFoundError as error:
             if not self.storage.exists(_name(address)):

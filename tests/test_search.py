@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from optuna.trial import FrozenTrial, TrialState
 from lt_search.cli import main
 from lt_search.cluster import ray_cluster
 from lt_search.journal import Journal
+from lt_search.referee import REUSED
+from lt_search.sampler import STAGE1_COST
 from tests.lt_search.conftest import own_cache, tiny_csv, tiny_space  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parent.parent
@@ -147,17 +150,76 @@ def test_a_search_ends_with_all_it_promises(searches: Searches) -> None:
 
 @pytest.mark.usefixtures("shared_ray")
 def test_one_worker_gives_the_same_search_twice_and_resume_extends_it(searches: Searches) -> None:
-    searches.inline(*searches.new("a", "--trials", 6, "--max-concurrent", 1))
-    searches.inline(*searches.new("b", "--trials", 3, "--max-concurrent", 1))
+    searches.inline(*searches.new("a", "--trials", 6, "--max-concurrent", 1, "--sampler", "tpe"))
+    searches.inline(*searches.new("b", "--trials", 3, "--max-concurrent", 1, "--sampler", "tpe"))
     searches.inline("--resume", "b", "--trials", 6, "--max-concurrent", 1)
     assert searches.truth("a") == searches.truth("b")
     assert "best: trial" in searches.inline("--resume", "a"), "a run that is done shows its end again"
     assert len(searches.trials("a")) == 6
 
 
+@pytest.mark.usefixtures("shared_ray")
+def test_with_and_without_reuse_the_same_configurations_have_the_same_values(searches: Searches) -> None:
+    options = ("--trials", 8, "--max-concurrent", 1, "--sampler", "random", *TWO_STAGE_1S)
+    searches.inline(*searches.new("without", *options, "--no-reuse"))
+    assert not (searches.storage / "stage1").exists()
+    out = searches.inline(*searches.new("with", *options))
+    assert searches.truth("with") == searches.truth("without")
+    assert _trained_stage1s(searches.trials("without")) >= 6
+    assert _trained_stage1s(searches.trials("with")) == 2
+    assert "stage1_trained=2 stage1_reused=6" in out
+    log = (searches.storage / "with/search.log").read_text()
+    assert log.count("starts at stage 2: stage 1 is that of with/") == 6
+    listed = searches.command("store", "list", "--storage", searches.storage).stdout
+    assert listed.count("tests.tiny") == 2 or listed.count("tiny") == 2
+
+
+def test_artefacts_damaged_truncated_and_deleted_during_a_search_change_no_result(searches: Searches) -> None:
+    options = ("--trials", 8, "--max-concurrent", 1, "--sampler", "random", "--no-prune", *ONE_STAGE_1)
+    process = searches.start(*searches.new("harmed", *options, *_slow(0.3)))
+    stages, log = searches.storage / "stage1", searches.storage / "harmed/search.log"
+
+    def warnings() -> list[str]:
+        return [line for line in log.read_text().splitlines() if "warning" in line] if log.exists() else []
+
+    def published() -> list[Path]:
+        return [path for path in stages.glob("*/stage1.safetensors") if (path.parent / "manifest.json").exists()]
+
+    for count, harm in enumerate(("damage", "truncate", "delete"), start=1):
+        _wait(lambda: bool(published()) or process.poll() is not None)
+        [path] = published()
+        if harm == "delete":
+            shutil.rmtree(path.parent)
+        else:
+            content = path.read_bytes()
+            path.write_bytes(content[:-9] if harm == "truncate" else content[:-9] + bytes(9))
+        _wait(lambda: len(warnings()) >= count or process.poll() is not None)  # noqa: B023
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert len(warnings()) == 3, "one warning each"
+    assert all("is trained again" in line for line in warnings())
+    assert _trained_stage1s(searches.trials("harmed")) == 4
+    searches.run(*searches.new("alone", *options, *_slow(0.3), "--no-reuse", "--set", "stage1.seconds=0"))
+    harmed, alone = searches.truth("harmed"), searches.truth("alone")
+    assert [trial["value"] for trial in harmed] == [trial["value"] for trial in alone]
+    assert {trial["state"] for trial in harmed} == {TrialState.COMPLETE}
+
+
+def test_two_runs_at_once_train_their_common_stage_1_once(searches: Searches) -> None:
+    options = ("--trials", 3, "--no-prune", *ONE_STAGE_1, *_slow(0.5))
+    both = [searches.start(*searches.new(name, *options)) for name in ("a", "b")]
+    for process in both:
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == 0, out + err
+    trials = [*searches.trials("a"), *searches.trials("b")]
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert _trained_stage1s(trials) == 1
+    assert not list((searches.storage / "stage1").glob("*.claim"))
+
+
 def test_a_driver_killed_at_random_moments_is_followed_by_one_that_comes_to_the_same_end(searches: Searches) -> None:
-    options = ("--trials", 8, "--max-concurrent", 1, *_slow(0.15))
-    searches.run(*searches.new("whole", *options))
+    options = ("--trials", 8, "--max-concurrent", 1, "--sampler", "tpe", *_slow(0.15))
+    searches.run(*searches.new("whole", *options, "--no-reuse"))
     moments = random.Random(4)
     command: tuple[object, ...] = searches.new("killed", *options)
     journal = searches.storage / "killed" / "journal.log"
@@ -253,10 +315,13 @@ def test_a_trial_whose_worker_dies_once_goes_on_from_its_checkpoint(searches: Se
 
 @pytest.mark.usefixtures("shared_ray")
 def test_ldrnet_searched_twice_gives_the_same_and_its_export_scores_the_same(searches: Searches) -> None:
-    for name in ("a", "b"):
-        short = ("--set", "stage1.epochs=2", "--set", "stage2.rounds=1", "--max-concurrent", 1, "--trials", 2)
-        searches.inline("--space", "ldrnet", "--dataset", "digits-ml:200", "--budget", "small", "--name", name, *short)
+    """The first search trains every stage 1, the second one shares them."""
+    short = ("--set", "stage1.epochs=2", "--set", "stage2.rounds=1", "--max-concurrent", 1, "--trials", 3)
+    space = ("--space", "ldrnet-stage2", "--dataset", "digits-ml:200", "--budget", "small", "--no-prune")
+    for name, reuse in (("a", ["--no-reuse"]), ("b", [])):
+        searches.inline(*space, "--name", name, *short, "--sampler", "tpe", *reuse)
     assert searches.truth("a") == searches.truth("b")
+    assert [REUSED in trial.user_attrs for trial in searches.trials("b")] == [False, True, True]
     again = searches.command("evaluate", searches.storage / "a/best")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "exactly the numbers" in again.stdout
@@ -298,7 +363,7 @@ def test_two_raylets_with_separate_folders_share_one_search(
                 nodes.append(subprocess.Popen([*ray, *role], cwd=folder, stdout=log, stderr=log))
             _wait(lambda: "Ray runtime started" in (folder / "log").read_text(), "no node started")  # noqa: B023
         options = ("--trials", 6, "--address", f"127.0.0.1:{port}", "--no-prune", *_slow(0.5))
-        out = searches.run(*searches.new("a", *options))
+        out = searches.run(*searches.new("a", *options, *TWO_STAGE_1S))
     finally:
         for node in reversed(nodes):
             node.terminate()
@@ -309,6 +374,7 @@ def test_two_raylets_with_separate_folders_share_one_search(
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
     times = [(trial.datetime_start, trial.datetime_complete) for trial in trials]
     assert any(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(times, 2)), "two trials ran at once"
+    assert _trained_stage1s(trials) == 2, "each stage 1 is trained once, on whichever node"
 
 
 @pytest.mark.usefixtures("shared_ray")
@@ -349,6 +415,16 @@ rows:
     assert "differs from the run's" in searches.inline("--resume", "a", "--seed", 3, code=2)
     unknown = searches.inline("--space", space, "--dataset", searches.table, "--row", "plan", code=2)
     assert "did you mean plain?" in unknown
+
+
+ONE_STAGE_1 = ("--set", "stage1.lr=0.5", "--set", "stage1.optimiser=sgd")
+TWO_STAGE_1S = ("--search", "stage1.lr=choice(0.25, 0.5)", "--set", "stage1.optimiser=sgd")
+"""Options that fix stage 1, or leave two different ones."""
+
+
+def _trained_stage1s(trials: list[FrozenTrial]) -> int:
+    """How many trials trained their stage 1 to its end."""
+    return sum(STAGE1_COST in trial.user_attrs and REUSED not in trial.user_attrs for trial in trials)
 
 
 def _lines(journal: Path) -> int:

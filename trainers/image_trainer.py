@@ -154,7 +154,9 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
 
     def keep_features(self, images: Images, features: Tensor) -> None:
         """Takes over features that this very encoder gave for `images`."""
-        self._features.put(images, features.to(self.device))
+        # A copy, because the last bits of a product depend on how its factors are aligned in memory, and those of a
+        # file are not aligned as torch's own tensors are.
+        self._features.put(images, features.to(self.device, copy=True))
 
     @classmethod
     def from_model(cls, config: ImageConfigT, inputs: TrainerInputs, model: State) -> Self:

@@ -107,12 +107,17 @@ def test_missing_published_weights_are_an_error_with_the_full_budget(run, monkey
     assert "--set stage1.weights=none" in outcome.err
 
 
+SHORT = ("--dataset", "digits-ml:200", "--set", "stage1.images_per_epoch=64", "--set", "stage2.e_step_images=64")
+"""Options that make a step of LDRNet a short one."""
+
+
 def test_missing_published_weights_are_said_and_done_without_with_the_small_budget(
     run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", "empty")
+    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", 0.0)
     _no_network(monkeypatch)
-    options = ("--set", "stage1.backbone=mobilenet_v3_small", "--set", "stage1.weights=imagenet")
+    options = ("--set", "stage1.backbone=mobilenet_v3_small", "--set", "stage1.weights=imagenet", *SHORT)
     outcome = run("search", "--space", "ldrnet", "--budget", "small", *options, "--plan")
     assert outcome.code == 0, outcome.err
     assert "going on with stage1.weights=none" in outcome.out
@@ -154,10 +159,12 @@ def test_a_wrong_table_is_refused(run, tmp_path: Path, header: str, lines: list[
     assert message in outcome.err
 
 
-def test_plan_runs_nothing(run, tmp_path: Path) -> None:
-    outcome = run("search", "--space", "ldrnet", "--trials", "20", "--plan")
+def test_plan_measures_one_trial_and_starts_no_search(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", 0.0)
+    outcome = run("search", "--space", "ldrnet", "--trials", "20", "--plan", *SHORT)
     assert outcome.code == 0
-    for word in ("20, ", "rung", "stage-1 steps", "MiB a checkpoint", "not known"):
+    words = ("20, ", "rung", "stage-1 trainings", "device-hours", "MiB a checkpoint", "2 steps of stage 1, 2 steps of")
+    for word in words:
         assert word in outcome.out
     assert not list((tmp_path / "runs").glob("*"))
 

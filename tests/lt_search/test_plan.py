@@ -3,13 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from lt_search.messages import StepReport
-from lt_search.plan import arrivals, checkpoint_bytes, expected_steps, going_on, measured_seconds, render_plan
+from lt_search.data.registry import load_dataset
+from lt_search.messages import RunInputs, StepReport
+from lt_search.plan import StageCosts, earlier_seconds, expect, expected_stage1s, going_on, measure, render_plan
 from lt_search.run_folder import new_run
 from lt_search.rungs import Rung
+from lt_search.sampler import ReseededSampler
+from lt_search.session import LoadedInputs
 from lt_search.spec import RunSpec
 from lt_search.store import FolderStore
+
+COSTS = StageCosts({1: 3.0, 2: 10.0}, "a test", checkpoint_bytes=2**20, artefact_bytes=2**21)
 
 
 @pytest.mark.parametrize(("come", "eta", "go"), [(27, 3, 9), (9, 3, 3), (4, 3, 3), (2, 3, 2), (16, 2, 8)])
@@ -19,33 +25,73 @@ def test_a_rung_keeps_its_share_but_never_stops_the_first_eta(come: int, eta: in
 
 def test_arrivals_and_steps_of_a_halving_search(tiny_spec: RunSpec) -> None:
     assert tiny_spec.eta == 2
-    assert arrivals(tiny_spec, 16) == {Rung(1, 1): 16, Rung(1, 3): 8, Rung(2, 1): 4}
+    expected = expect(tiny_spec, 16, 16)
+    assert expected.arrivals == {Rung(1, 1): 16, Rung(1, 3): 8, Rung(2, 1): 4}
     # stage 1: 16 take step 1, 8 take steps 2 and 3, 4 take step 4; stage 2: 4, then 2
-    assert expected_steps(tiny_spec, 16) == {1: 16 + 8 + 8 + 4, 2: 4 + 2}
+    assert expected.steps == {1: 16 + 8 + 8 + 4, 2: 4 + 2}
+
+
+def test_a_shared_stage_1_is_trained_once_and_its_trials_all_come_to_stage_2(tiny_spec: RunSpec) -> None:
+    expected = expect(tiny_spec, 16, 4)
+    # 4 stage 1s, 2 of them after step 1, of which the rung at step 3 stops none; the two that were stopped had one
+    # trial each, so 14 trials come to stage 2
+    assert expected.arrivals == {Rung(1, 1): 4, Rung(1, 3): 2, Rung(2, 1): 14}
+    assert expected.steps == {1: 4 + 2 + 2 + 2, 2: 14 + 7}
 
 
 def test_without_pruning_every_trial_takes_every_step(tiny_spec: RunSpec) -> None:
     spec = tiny_spec.model_copy(update={"prune": False})
-    assert expected_steps(spec, 16) == {1: 16 * 4, 2: 16 * 2}
+    assert expect(spec, 16, 16).steps == {1: 16 * 4, 2: 16 * 2}
+
+
+def _stage1s(spec: RunSpec, trials: int, stored: bool = False) -> int:
+    return expected_stage1s(spec, trials, COSTS, ReseededSampler(0, "random"), lambda address: stored)
+
+
+def test_stage_1_trainings_are_counted_by_address(tiny_spec: RunSpec) -> None:
+    fixed = tiny_spec.model_copy(update={"search": {"stage2.bias": tiny_spec.search["stage2.bias"]}})
+    assert _stage1s(fixed, 12) == 1
+    assert _stage1s(fixed, 12, stored=True) == 0
+    assert _stage1s(fixed.model_copy(update={"reuse": False}), 12) == 12
+    assert _stage1s(tiny_spec, 12) == 12
+    assert _stage1s(tiny_spec, 1000) == 1000, "of a long search, the first proposals stand for all"
 
 
 def test_time_is_measured_from_earlier_runs_on_the_same_data(tiny_spec: RunSpec, tmp_path: Path) -> None:
     storage = FolderStore(tmp_path / "runs")
-    assert measured_seconds(tiny_spec, storage) == {}
+    assert earlier_seconds(tiny_spec, storage) == {}
     store = new_run(storage, "a", tiny_spec, {})
     for stage, step, seconds in ((1, 1, 2.0), (1, 2, 4.0), (2, 1, 10.0)):
         store.append_line("trials/0000/metrics.jsonl", StepReport(0, 1, stage, step, seconds=seconds).to_json())
+    reused = StepReport(1, 1, 1, 1, seconds=0.0, reused_from="a/0")
+    store.append_line("trials/0001/metrics.jsonl", reused.to_json())
     other = tiny_spec.model_copy(update={"data": tiny_spec.data.model_copy(update={"fingerprint": "other"})})
     new_run(storage, "b", other, {}).append_line(
         "trials/0000/metrics.jsonl", StepReport(0, 1, 1, 1, seconds=99.0).to_json()
     )
-    assert measured_seconds(tiny_spec, storage) == {1: 3.0, 2: 10.0}
-    steps = expected_steps(tiny_spec, 16)
-    total = 3 * steps[1] + 10 * steps[2]
-    shown = render_plan(tiny_spec, 16, 2, 10, storage, {})
-    assert f"{total // 60:.0f}m {total % 60:02.0f}s of work" in shown
+    assert earlier_seconds(tiny_spec, storage) == {1: 3.0, 2: 10.0}
 
 
-def test_disk_counts_weights_and_two_moments(tiny_spec: RunSpec) -> None:
-    floats = 16 * 3 + 3 + 16 * 3  # weight, bias and velocity of the tiny trainer
-    assert checkpoint_bytes(tiny_spec, {}) == 3 * 4 * floats
+@pytest.mark.parametrize("limit", [0.0, 60.0])
+def test_a_trial_is_measured_where_there_was_none_before(
+    tiny_spec: RunSpec, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", limit)
+    inputs = RunInputs.of(tiny_spec, load_dataset(str(tiny_csv)), {}, tmp_path)
+    costs = measure(tiny_spec, LoadedInputs(inputs, torch.device("cpu")), FolderStore(tmp_path / "runs"))
+    assert min(costs.seconds.values()) > 0
+    steps = 2 if limit == 0 else 4
+    assert costs.origin == f"{steps} steps of stage 1, 2 steps of stage 2 of the first trial, trained now"
+    floats = 16 * 3 + 3  # weight and bias of the tiny trainer
+    assert costs.checkpoint_bytes == 3 * 4 * floats
+    assert costs.artefact_bytes == 4 * (floats + 16 * 3), "with its velocity"
+
+
+def test_the_plan_says_what_it_takes(tiny_spec: RunSpec) -> None:
+    expected = expect(tiny_spec, 16, 4)
+    shown = render_plan(tiny_spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core")
+    total = 3 * 10 + 10 * 21
+    assert f"{total // 60}m {total % 60:02d}s: {total / 3600:.2g} device-hours of one CPU core" in shown
+    assert "about 4 stage-1 trainings for 16 trials" in shown
+    assert f"{total // 2 // 60}m {total // 2 % 60:02d}s, 2 trials at a time" in shown
+    assert "8.0 MiB of shared stage 1s, 1.0 MiB a checkpoint" in shown

@@ -11,25 +11,47 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from lt_search.address import stage1_address
 from lt_search.checkpoints import Checkpoint, save_checkpoint
 from lt_search.journal import Journal, sole_driver
 from lt_search.messages import StepReport, TrialJob
-from lt_search.referee import ADDRESS, FAILURE, TRIALS, Referee, final_report, read_reports
-from lt_search.rungs import Decision
-from lt_search.sampler import ReseededSampler
+from lt_search.referee import (
+    ADDRESS,
+    FAILURE,
+    REUSED,
+    TRIALS,
+    Referee,
+    final_report,
+    journal_records,
+    read_reports,
+)
+from lt_search.rungs import Decision, Rung
+from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler
 from lt_search.spec import RunSpec
+from lt_search.stage_gate import StageGate
+from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore
+from tests.lt_search.test_stage_store import stage as stored_stage
 
 
 class Driver:
     """A referee over a folder, that can be killed and started again."""
 
-    def __init__(self, spec: RunSpec, folder: Path, trials: int = 20) -> None:
+    def __init__(self, spec: RunSpec, folder: Path, trials: int = 20, storage: Path | None = None) -> None:
+        self.warnings: list[str] = []
+        self.log: list[str] = []
         with sole_driver(folder):
             self.journal = Journal(folder / "journal.log", ReseededSampler(spec.seed))
         self.journal.study.set_user_attr(TRIALS, trials)
         self.store = FolderStore(folder)
-        self.referee = Referee(spec, self.journal, self.store)
+        self.referee = Referee(
+            spec,
+            self.journal,
+            self.store,
+            stage_storage=None if storage is None else FolderStore(storage),
+            warn=self.warnings.append,
+            log=self.log.append,
+        )
 
     def job(self) -> TrialJob:
         job = self.referee.next_job()
@@ -301,3 +323,127 @@ def test_killed_after_any_line_of_the_journal_the_next_driver_comes_to_the_same_
             _play(driver, SCRIPT)  # every worker repeats its last step; the referee knows what it has heard
             assert _truth(driver.journal) == truth
             assert driver.job().number == 4, "the next proposal is a new trial"
+
+
+def _fixed_stage1(spec: RunSpec) -> RunSpec:
+    return spec.model_copy(update={"search": {"stage2.bias": spec.search["stage2.bias"]}})
+
+
+def _train_stage1(driver: Driver, job: TrialJob, storage: Path, value: float = 0.5) -> None:
+    """Reports all of stage 1, having published it, as a worker does."""
+    reports = [report(job.number, 1, step, value) for step in (1, 2, 3, 4)]
+    finished = replace(stored_stage(), history=tuple(reports), trained_by=f"run/{job.number}")
+    StageStore(FolderStore(storage)).publish(job.address, finished)
+    for step in reports:
+        driver.referee.observe(step)
+
+
+def _reused(number: int, value: float = 0.5) -> StepReport:
+    *earlier, end = (replace(report(number, 1, s, value), seconds=0.0, reused_from="run/0") for s in (1, 2, 3, 4))
+    return replace(end, seconds=0.125, stage1_seconds=4.0, history=earlier)
+
+
+def test_trials_that_want_one_stage_1_wait_for_the_one_that_trains_it(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
+    first = driver.job()
+    assert not first.stage1_stored
+    assert driver.referee.next_job(free=3) is None
+    assert driver.referee.next_job(free=3) is None
+    assert not driver.referee.exhausted
+    assert len(driver.journal.started()) == 2, "where stage 1 is fixed, one that waits is enough"
+    assert driver.referee.progress()[1] is None
+    _train_stage1(driver, first, tmp_path)
+    second = driver.job()
+    assert (second.number, second.address, second.stage1_stored) == (1, first.address, True)
+    assert driver.job().number == 2
+
+
+def test_other_stage_1s_are_other_work(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
+    other = StageGate(FolderStore(tmp_path), "another run")
+    wanted = Driver(tiny_spec, tmp_path / "dry").job()
+    address = stage1_address(tiny_spec, {})
+    assert wanted.config == tiny_spec.config
+    assert other.admit(0, address)
+    job = driver.job()
+    assert job.number == 1, "the first trial waits for another run, the second one has work"
+    assert job.address != address
+    assert driver.referee.progress() == {0: None, 1: Rung(0, 0)}
+    other.close()
+    assert driver.job().number == 0
+
+
+def test_a_waiting_trial_trains_where_the_one_before_it_failed(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
+    first = driver.job()
+    assert driver.referee.next_job() is None
+    driver.referee.fail(first.number, "boom")
+    second = driver.job()
+    assert (second.number, second.stage1_stored) == (1, False)
+
+
+def test_a_reused_stage_1_costs_nothing_and_is_named(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
+    first = driver.job()
+    _train_stage1(driver, first, tmp_path)
+    number = driver.job().number
+    assert driver.referee.observe(_reused(number)) is Decision.CONTINUE
+    driver.referee.observe(report(number, 2, 1, 0.6))
+    driver.referee.observe(report(number, 2, 2, 0.7, final=True))
+    attributes = driver.trial(number).user_attrs
+    assert attributes[REUSED] == "run/0"
+    assert attributes["cost"] == {"stage1": 0.125, "stage2": 2.0}
+    assert attributes[STAGE1_COST] == driver.trial(0).user_attrs[STAGE1_COST] == 4.0
+    assert attributes[STAGE2_COST] == 2.0
+    assert driver.trial(number).intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5, 4: 0.5, 5: 0.6, 6: 0.7}
+    assert driver.log == ["trial 1 starts at stage 2: stage 1 is that of run/0, 4s saved"]
+    assert [r.rung for r in read_reports(driver.store, number)] == [Rung(1, s) for s in (1, 2, 3, 4)] + [
+        Rung(2, 1),
+        Rung(2, 2),
+    ]
+
+
+def test_a_stage_1_counts_once_at_a_rung_however_often_it_is_used(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
+    _train_stage1(driver, driver.job(), tmp_path)
+    for _ in range(2):
+        driver.referee.observe(_reused(driver.job().number))
+    records = journal_records(driver.journal.trials(), tiny_spec.rung_list)
+    assert [record.rung for record in records] == [Rung(1, 1), Rung(1, 3)]
+
+
+def test_a_stored_stage_1_is_judged_at_the_rungs_of_this_run(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
+    for value in (0.8, 0.9):
+        driver.referee.observe(report(driver.job().number, 1, 1, value))
+    number = driver.job().number
+    assert driver.referee.observe(_reused(number, 0.1)) is Decision.STOP
+    trial = driver.trial(number)
+    assert trial.state is TrialState.PRUNED
+    assert trial.user_attrs["stopped"] == "stage 1 step 1"
+    assert trial.user_attrs[REUSED] == "run/0"
+
+
+def test_a_resumed_run_knows_which_trials_wait(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    spec = _fixed_stage1(tiny_spec)
+    driver = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
+    first = driver.job()
+    assert driver.referee.next_job() is None
+    resumed = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
+    assert resumed.job().number == first.number
+    assert resumed.referee.next_job() is None
+    _train_stage1(resumed, first, tmp_path)
+    assert resumed.job().number == 1
+
+
+def test_a_warning_of_a_trial_is_said_once(driver: Driver) -> None:
+    number = driver.job().number
+    for step in (1, 2):
+        driver.referee.observe(report(number, 1, step, warning="stage 1 abc is damaged"))
+    assert driver.warnings == ["stage 1 abc is damaged"]
+
+
+def test_without_reuse_nobody_waits(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4)
+    assert [driver.job().number, driver.job().number] == [0, 1]
+    assert driver.job().address == ""

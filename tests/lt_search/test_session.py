@@ -17,6 +17,7 @@ from lt_search.messages import RunInputs, StepReport, TrialJob
 from lt_search.rungs import Rung
 from lt_search.session import LoadedInputs, TrialSession
 from lt_search.spec import RunSpec
+from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore
 
 
@@ -77,6 +78,114 @@ def test_a_complete_checkpoint_only_reports(inputs: RunInputs, tiny_spec: RunSpe
     done = list(session.trainer.done)
     assert session.advance() == final
     assert session.trainer.done == done == [4, 2]
+
+
+@pytest.fixture
+def sharing(inputs: RunInputs, tmp_path: Path) -> RunInputs:
+    return replace(inputs, stage_storage=str(tmp_path))
+
+
+def _sharing_session(
+    inputs: RunInputs, spec: RunSpec, number: int, *, stored: bool = False, **stage2: Any
+) -> TrialSession:
+    config = spec.resolve({f"stage2.{name}": value for name, value in stage2.items()})
+    return TrialSession(TrialJob(number, 1, config, "abc", stored), LoadedInputs(inputs, torch.device("cpu")))
+
+
+def _stage1_reports(report: StepReport) -> list[StepReport]:
+    return [*report.history, replace(report, history=[])]
+
+
+def test_a_trial_whose_stage_1_is_stored_starts_at_stage_2(sharing: RunInputs, tiny_spec: RunSpec) -> None:
+    first = _to_the_end(_sharing_session(sharing, tiny_spec, 0, bias=0.5))
+    session = _sharing_session(sharing, tiny_spec, 1, bias=-0.5)
+    second = _to_the_end(session)
+    assert [(r.stage, r.step) for r in second] == [(1, 4), (2, 1), (2, 2)]
+    taken = _stage1_reports(second[0])
+    assert [(r.stage, r.step) for r in taken] == [(1, 1), (1, 2), (1, 3), (1, 4)]
+    assert [r.value for r in taken] == [r.value for r in first[:4]]
+    assert [r.standard_error for r in taken] == [r.standard_error for r in first[:4]]
+    assert {r.reused_from for r in taken} == {"run/0"}
+    assert {r.number for r in taken} == {1}
+    assert second[0].stage1_seconds == pytest.approx(sum(r.seconds for r in first[:4]))
+    assert second[-1].scalars["shift"] == -0.5
+
+
+def test_reuse_changes_the_cost_and_never_the_result(sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path) -> None:
+    alone = replace(sharing, stage_storage=None, run_folder=str(tmp_path / "alone"))
+    for number, bias in enumerate((0.5, -0.5, 0.25)):
+        with_reuse = _to_the_end(_sharing_session(sharing, tiny_spec, number, bias=bias))
+        without = _to_the_end(_sharing_session(alone, tiny_spec, number, bias=bias))
+        assert len(with_reuse) == (6 if number == 0 else 3)
+        for a, b in zip(with_reuse[-2:], without[-2:], strict=True):
+            assert replace(a, seconds=0.0) == replace(b, seconds=0.0)
+
+
+def test_a_run_with_another_objective_and_other_rungs_takes_what_it_needs(
+    sharing: RunInputs, tiny_spec: RunSpec
+) -> None:
+    first = _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    other = replace(sharing, metric="macro_auc", rungs=(Rung(1, 1), Rung(1, 2)))
+    taken = _stage1_reports(_sharing_session(other, tiny_spec, 1).advance())
+    probes = [r.scalars.get("probe_macro_auc") for r in first[:4]]
+    assert probes[0] is not None
+    assert [r.value for r in taken] == [probes[0], None, None, probes[3]], "step 2 was no rung when it was trained"
+    assert all(r.standard_error is None for r in taken), "the error is one of another metric"
+
+
+def test_a_trial_goes_on_from_its_checkpoint_and_not_from_the_store(sharing: RunInputs, tiny_spec: RunSpec) -> None:
+    _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    final = _sharing_session(sharing, tiny_spec, 0).advance()
+    assert final.final
+
+
+def test_a_trial_killed_in_stage_1_still_stores_all_its_steps(sharing: RunInputs, tiny_spec: RunSpec) -> None:
+    killed = _sharing_session(sharing, tiny_spec, 0)
+    for _ in range(3):
+        killed.advance()
+    whole = _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    assert whole[0].rung == Rung(1, 3)
+    taken = _stage1_reports(_sharing_session(sharing, tiny_spec, 1).advance())
+    assert [r.rung for r in taken] == [Rung(1, step) for step in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("harm", ["damage", "delete"])
+def test_a_stage_1_that_is_damaged_or_gone_is_trained_again_with_one_warning(
+    sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path, harm: str
+) -> None:
+    first = _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    stages = StageStore(FolderStore(tmp_path))
+    if harm == "damage":
+        path = tmp_path / "stage1" / "abc" / "stage1.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        stages.discard("abc")
+    second = _to_the_end(_sharing_session(sharing, tiny_spec, 1, stored=True))
+    assert [r.rung for r in second] == [r.rung for r in first]
+    assert [r.value for r in second] == [r.value for r in first]
+    warnings = [r.warning for r in second if r.warning]
+    assert len(warnings) == 1
+    assert "trained again" in warnings[0]
+    assert stages.damage("abc") is None, "it is published again"
+
+
+def test_a_stage_1_that_cannot_be_stored_stays_the_trials_own(
+    sharing: RunInputs, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FolderStore, "publish", full)
+    reports = _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    assert reports[-1].final
+    assert [bool(r.warning) for r in reports] == [False] * 3 + [True] + [False] * 2
+
+
+def test_what_diverged_is_not_shared(sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path) -> None:
+    config = tiny_spec.resolve({"stage1.nan_above_lr": 0.1})
+    job = TrialJob(0, 1, config, "abc")
+    assert _to_the_end(TrialSession(job, LoadedInputs(sharing, torch.device("cpu"))))[-1].failure
+    assert StageStore(FolderStore(tmp_path)).addresses() == []
 
 
 def test_a_left_over_worker_does_not_touch_the_next_attempts_checkpoint(inputs: RunInputs, tiny_spec: RunSpec) -> None:

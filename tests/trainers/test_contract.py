@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,57 @@ def test_stage_two_of_a_stored_stage_one_equals_that_of_a_fresh_one(case: tuple[
         trainer.begin_stage2()
     assert train(fresh, 2, range(2)) == train(stored, 2, range(2))
     assert_same(fresh, stored)
+
+
+def test_what_is_kept_of_a_finished_stage_one_is_enough_for_stage_two(case: tuple[str, Task], tmp_path: Path) -> None:
+    fresh, stored = build(case), build(case)
+    train(fresh, 1, range(2))
+    val = pictures(9, seed=3)
+    before = [fresh.probe_logits(val), fresh.predict_logits(val)]
+    kept = {"state": fresh.finished_stage1(), "train": fresh.kept_features(fresh.inputs.images)}
+    kept["val"] = fresh.kept_features(val)
+    kept = through_file(kept, tmp_path)
+    stored.load_state(kept["state"])
+    stored.keep_features(stored.inputs.images, kept["train"])
+    stored.keep_features(val, kept["val"])
+    assert torch.equal(stored.probe_logits(val), before[0])
+    assert torch.equal(stored.predict_logits(val), before[1])
+    for trainer in (fresh, stored):
+        trainer.begin_stage2()
+    assert train(fresh, 2, range(2)) == train(stored, 2, range(2))
+    assert_same(fresh, stored)
+
+
+FROZEN = {
+    "decoupled": {},
+    "ldrnet": {"update_encoder": False},
+    "lmd": {"update_encoder": False},
+}
+"""A stage 2 that leaves the encoder alone, by trainer."""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_with_a_frozen_encoder_stage_two_touches_no_image(name: str) -> None:
+    class Untouchable(np.ndarray):  # type: ignore[type-arg]
+        def __getitem__(self, index: Any) -> Any:
+            raise AssertionError("an image was touched")
+
+    case = (name, min(find_trainer(name).tasks))
+    trained, stored = build(case, **FROZEN[name]), build(case, **FROZEN[name])
+    val = pictures(9, seed=3)
+    train(trained, 1, range(1))
+    trained.probe_logits(val)
+    stored.load_state(trained.finished_stage1())
+    images = stored.inputs.images.view(Untouchable)
+    stored.inputs = replace(stored.inputs, images=images)
+    hidden = val.view(Untouchable)
+    for own, others in ((images, trained.inputs.images), (hidden, val)):
+        features = trained.kept_features(others)
+        assert features is not None
+        stored.keep_features(own, features)
+    stored.begin_stage2()
+    train(stored, 2, range(2))
+    assert stored.predict_logits(hidden).shape == (9, C)
 
 
 def test_a_stage_one_serves_trials_of_another_stage_two(case: tuple[str, Task], tmp_path: Path) -> None:

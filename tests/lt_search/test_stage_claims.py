@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lt_search.stage_claims import RENEW_SECONDS, STALE_SECONDS, StageClaims, claimed_addresses
+from lt_search.store import FolderStore
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path)
+
+
+def test_one_run_holds_an_address_until_it_gives_it_back(storage: FolderStore) -> None:
+    one, two = StageClaims(storage, "one"), StageClaims(storage, "two")
+    assert one.take("a")
+    assert one.take("a")
+    assert not two.take("a")
+    assert two.take("b")
+    assert claimed_addresses(storage) == {"a", "b"}
+    one.release("a")
+    assert two.take("a")
+    two.release_all()
+    assert claimed_addresses(storage) == set()
+
+
+def test_a_run_that_goes_on_takes_up_the_claims_of_its_killed_driver(storage: FolderStore) -> None:
+    assert StageClaims(storage, "one").take("a")
+    assert StageClaims(storage, "one").take("a")
+
+
+def _claim(storage: FolderStore, **more: object) -> None:
+    storage.write("stage1/a.claim", json.dumps({"run": "other", **more}))
+
+
+def test_a_claim_of_a_dead_process_of_this_machine_is_void(storage: FolderStore) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    _claim(storage, host=os.uname().nodename, pid=ended.pid)
+    assert StageClaims(storage, "two").take("a")
+
+
+def test_a_claim_from_elsewhere_is_void_once_it_is_not_renewed(storage: FolderStore) -> None:
+    _claim(storage, host="elsewhere", pid=1)
+    clock = Clock()
+    claims = StageClaims(storage, "two", clock)
+    assert not claims.take("a")
+    clock.now += STALE_SECONDS - 1
+    assert not claims.take("a")
+    os.utime(storage.path("stage1/a.claim"), (5, 5))  # renewed, by a clock that is decades behind
+    clock.now += 2
+    assert not claims.take("a")
+    clock.now += STALE_SECONDS + 1
+    assert claims.take("a")
+
+
+def test_a_claim_that_cannot_be_read_is_void_once_it_is_not_renewed(storage: FolderStore) -> None:
+    storage.write("stage1/a.claim", "{")
+    clock = Clock()
+    claims = StageClaims(storage, "two", clock)
+    assert not claims.take("a")
+    clock.now += STALE_SECONDS + 1
+    assert claims.take("a")
+
+
+def test_claims_are_renewed_now_and_then(storage: FolderStore) -> None:
+    clock = Clock()
+    claims = StageClaims(storage, "one", clock)
+    claims.take("a")
+    path = storage.path("stage1/a.claim")
+    os.utime(path, (5, 5))
+    claims.renew()
+    assert path.stat().st_mtime == 5
+    clock.now += RENEW_SECONDS
+    claims.renew()
+    assert path.stat().st_mtime > 5
+    path.unlink()
+    clock.now += RENEW_SECONDS
+    claims.renew()
+    assert path.exists()

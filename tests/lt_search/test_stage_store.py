@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lt_search.messages import StepReport
+from lt_search.stage_store import MANIFEST, TENSORS, DamagedArtefactError, StageOne, StageStore, split_features
+from lt_search.store import FolderStore
+
+
+def stage(value: float = 1.0, n: int = 4) -> StageOne:
+    return StageOne(
+        state={"model": {"weight": torch.full((n,), value)}, "optimizers": None, "lr": 0.1},
+        features={"val": torch.arange(6.0).view(2, 3)},
+        history=(
+            StepReport(7, 1, 1, 1, seconds=2.0, scalars={"loss": float("inf")}),
+            StepReport(7, 1, 1, 2, seconds=3.0, value=0.5),
+        ),
+        metric="mAP",
+        trained_by="run/7",
+        trainer="tiny",
+    )
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> StageStore:
+    return StageStore(FolderStore(tmp_path / "storage"))
+
+
+def artefact(stages: StageStore, address: str, name: str) -> Path:
+    return stages.storage.path(f"stage1/{address}/{name}")
+
+
+def test_gives_back_what_was_published(stages: StageStore) -> None:
+    assert stages.load("a") is None
+    assert not stages.has("a")
+    stages.publish("a", stage())
+    found = stages.load("a")
+    assert found is not None
+    assert torch.equal(found.state["model"]["weight"], torch.ones(4))
+    assert found.state["lr"] == 0.1
+    assert found.state["optimizers"] is None
+    assert torch.equal(found.features["val"], torch.arange(6.0).view(2, 3))
+    assert found.history == stage().history
+    assert found.seconds == 5.0
+    assert found.trained_by == "run/7"
+
+
+def test_the_first_artefact_of_an_address_stays(stages: StageStore) -> None:
+    stages.publish("a", stage(1.0))
+    stages.publish("a", stage(2.0))
+    found = stages.load("a")
+    assert found is not None
+    assert found.state["model"]["weight"][0] == 1.0
+    assert [path.name for path in stages.storage.path("stage1").iterdir()] == ["a"], "nothing half written is left"
+
+
+def test_of_two_that_publish_at_once_one_succeeds(stages: StageStore) -> None:
+    def both(folder: Path) -> None:
+        (folder / "mine").touch()
+        assert stages.storage.publish("stage1/a", lambda other: (other / "theirs").touch())
+
+    assert not stages.storage.publish("stage1/a", both)
+    assert [path.name for path in stages.storage.path("stage1/a").iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize("name", [TENSORS, MANIFEST])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete"])
+def test_a_damaged_artefact_is_never_given_out_and_is_removed(stages: StageStore, name: str, harm: str) -> None:
+    stages.publish("a", stage())
+    path = artefact(stages, "a", name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if harm == "delete":
+        path.unlink()
+    else:
+        path.write_bytes({"flip": bytes(content), "truncate": content[:-5], "empty": b""}[harm])
+    assert stages.damage("a") is not None
+    with pytest.raises(DamagedArtefactError):
+        stages.load("a")
+    assert stages.load("a") is None, "trained again, it can be published again"
+    stages.publish("a", stage())
+    assert stages.damage("a") is None
+
+
+def test_an_artefact_under_the_wrong_address_is_damaged(stages: StageStore) -> None:
+    stages.publish("a", stage())
+    artefact(stages, "a", "").rename(artefact(stages, "b", ""))
+    with pytest.raises(DamagedArtefactError, match="is not the file that was published"):
+        stages.load("b")
+
+
+def test_publishing_replaces_what_has_lost_its_manifest(stages: StageStore) -> None:
+    stages.publish("a", stage(1.0))
+    artefact(stages, "a", MANIFEST).unlink()
+    stages.publish("a", stage(2.0))
+    found = stages.load("a")
+    assert found is not None
+    assert found.state["model"]["weight"][0] == 2.0
+
+
+def test_lists_what_is_there_the_one_used_last_first(stages: StageStore) -> None:
+    for age, address in enumerate("abc"):
+        stages.publish(address, stage())
+        os.utime(artefact(stages, address, MANIFEST), (1e9 - age, 1e9 - age))
+    stages.load("b")
+    found = stages.stored()
+    assert [entry.address for entry in found] == ["b", "a", "c"]
+    assert found[0].seconds == 5.0
+    assert found[0].probe == 0.5
+    files = [artefact(stages, "b", name).stat().st_size for name in (TENSORS, MANIFEST)]
+    assert found[0].n_bytes == sum(files)
+
+
+def test_prune_removes_the_oldest_and_never_those_in_use(stages: StageStore) -> None:
+    for age, address in enumerate("abcd"):
+        stages.publish(address, stage(n=1000))
+        os.utime(artefact(stages, address, MANIFEST), (1e9 - age, 1e9 - age))
+    size = stages.stored()[0].n_bytes
+    removed = stages.prune(keep_bytes=2.5 * size, in_use={"d"})
+    assert [entry.address for entry in removed] == ["c", "b"]
+    assert sorted(stages.addresses()) == ["a", "d"]
+    assert stages.prune(keep_bytes=0, in_use={"a", "d"}) == []
+
+
+def test_prune_removes_damaged_artefacts_and_old_half_written_ones(stages: StageStore) -> None:
+    stages.publish("a", stage())
+    stages.publish("b", stage())
+    artefact(stages, "a", MANIFEST).write_text(json.dumps({"manifest": "?"}))
+    for name in ("old", "new"):
+        (stages.storage.path("stage1") / f".{name}.part").mkdir()
+    past = time.time() - 3 * 24 * 3600
+    os.utime(stages.storage.path("stage1/.old.part"), (past, past))
+    stages.prune(keep_bytes=1e9, in_use=())
+    assert sorted(path.name for path in stages.storage.path("stage1").iterdir()) == [".new.part", "b"]
+
+
+def test_features_that_are_too_large_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lt_search.stage_store.SHARED_FEATURE_BYTES", 40)
+    given = {"train": torch.zeros(11), "val": torch.zeros(10), "none": None}
+    assert list(split_features(iter(given.items()))) == ["val"]

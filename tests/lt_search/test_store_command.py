@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lt_search.cli import main
+from lt_search.journal import is_driven, sole_driver
+from lt_search.referee import TRIALS
+from lt_search.run_folder import new_run
+from lt_search.spec import RunSpec
+from lt_search.stage_claims import StageClaims
+from lt_search.stage_store import MANIFEST, TENSORS, StageStore
+from lt_search.store import FolderStore
+from lt_search.store_command import addresses_in_use
+from tests.lt_search.test_referee import Driver
+from tests.lt_search.test_stage_store import stage
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> StageStore:
+    return StageStore(FolderStore(tmp_path))
+
+
+def _run(stages: StageStore, *words: object) -> int:
+    return main(["store", *map(str, words), "--storage", str(stages.storage.root)])
+
+
+def test_lists_what_is_there(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
+    stages.publish("0123456789abcdef", stage())
+    assert _run(stages, "list") == 0
+    shown = capsys.readouterr().out
+    for word in ("0123456789ab", "run/7", "tiny", "mAP 0.5000", "5s", "1 stage 1s"):
+        assert word in shown
+
+
+def test_verify_names_what_is_damaged(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
+    for address in ("a", "b"):
+        stages.publish(address, stage())
+    assert _run(stages, "verify") == 0
+    stages.storage.path(f"stage1/b/{TENSORS}").write_bytes(b"x")
+    assert _run(stages, "verify") == 1
+    assert f"b: {TENSORS} is not the file that was published" in capsys.readouterr().out
+
+
+def test_prune_keeps_what_a_running_search_uses(
+    stages: StageStore, tiny_spec: RunSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = new_run(stages.storage, "run", tiny_spec, {})
+    driver = Driver(tiny_spec, store.root, storage=stages.storage.root)
+    driver.journal.study.set_user_attr(TRIALS, 1)
+    used = driver.job().address
+    driver.referee.gate.close()
+    for address in (used, "unused"):
+        stages.publish(address, stage())
+    os.utime(stages.storage.path(f"stage1/{used}/{MANIFEST}"), (1, 1))
+    with sole_driver(store.root):
+        assert is_driven(store.root)
+        assert _run(stages, "prune", "--keep-gb", 0) == 0
+    assert stages.addresses() == [used]
+    assert "1 of them are in use" in capsys.readouterr().out
+    assert not is_driven(store.root)
+    _run(stages, "prune", "--keep-gb", 0)
+    assert stages.addresses() == []
+
+
+def test_what_is_being_trained_is_in_use(stages: StageStore) -> None:
+    StageClaims(stages.storage, "somebody").take("a")
+    assert addresses_in_use(stages.storage) == {"a"}
+
+
+def test_mistakes_are_reported_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "prune", "--keep-gb", "-1", "--storage", str(tmp_path / "none")]) == 2
+    said = capsys.readouterr().err
+    assert "--keep-gb" in said
+    assert "--storage" in said
