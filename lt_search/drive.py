@@ -58,6 +58,8 @@ class RunOptions:
     """Only say what would be run."""
     warm_workers: bool = True
     """False starts a fresh process for every trial: the baseline of a benchmark."""
+    share_images: bool = True
+    """False decodes the images in every trial: the baseline of a benchmark."""
 
 
 @dataclass
@@ -130,7 +132,7 @@ def carry_out(
 
     try:
         with live, _signals(stop), _ray_log(store):
-            _tune(referee, inputs, each, limit, should_stop, tick, warm=how.warm_workers)
+            _tune(referee, inputs, each, limit, should_stop, tick, how)
     finally:
         referee.gate.close()
         board.close_all()
@@ -176,8 +178,7 @@ def _tune(
     limit: Callable[[], int],
     should_stop: Callable[[], bool],
     tick: Callable[[], None],
-    *,
-    warm: bool,
+    how: RunOptions,
 ) -> None:
     from ray import tune
 
@@ -185,7 +186,9 @@ def _tune(
     from lt_search.tune_adapters import OnEveryStep, RefereeScheduler, RefereeSearcher, WhenToStop
 
     device = "cuda" if each.gpus else "cpu"
-    trainable = tune.with_parameters(StagedTrial, inputs=inputs, threads=each.cpus, device=device)
+    trainable = tune.with_parameters(
+        StagedTrial, inputs=inputs, threads=each.cpus, device=device, share_images=how.share_images
+    )
     scratch = tempfile.mkdtemp(prefix="lt-search-ray-")
     try:
         tune.Tuner(
@@ -194,7 +197,7 @@ def _tune(
                 num_samples=-1,
                 search_alg=RefereeSearcher(referee, limit, should_stop),
                 scheduler=RefereeScheduler(referee),
-                reuse_actors=warm,
+                reuse_actors=how.warm_workers,
             ),
             run_config=tune.RunConfig(
                 name="search",

@@ -43,16 +43,18 @@ class LoadedInputs:
 
     inputs: RunInputs
     device: torch.device
+    cache_folder: Path | None = None
+    """Where decoded images are kept; None: where all processes of the node share them."""
 
     @cached_property
     def train_images(self) -> Images:
         """(N, channels, S, S) uint8, memory-mapped."""
-        return open_images(self.inputs.train, self.inputs.image_size)
+        return open_images(self.inputs.train, self.inputs.image_size, cache_dir=self.cache_folder)
 
     @cached_property
     def val_images(self) -> Images:
         """(N, channels, S, S) uint8, memory-mapped."""
-        return open_images(self.inputs.val, self.inputs.image_size)
+        return open_images(self.inputs.val, self.inputs.image_size, cache_dir=self.cache_folder)
 
     @cached_property
     def stages(self) -> StageStore | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +22,16 @@ class StagedTrial(tune.Trainable):
     """
 
     def setup(
-        self, config: dict[str, Any], inputs: RunInputs | None = None, threads: int = 1, device: str = "cpu"
+        self,
+        config: dict[str, Any],
+        inputs: RunInputs | None = None,
+        threads: int = 1,
+        device: str = "cpu",
+        share_images: bool = True,
     ) -> None:
         """Takes the run's inputs (once per process) and the first job."""
         assert inputs is not None
+        self._share_images = share_images
         torch.set_num_threads(threads)
         self._loaded = LoadedInputs(inputs, torch.device(device))
         self._take(config)
@@ -36,6 +44,8 @@ class StagedTrial(tune.Trainable):
     def _take(self, config: dict[str, Any]) -> None:
         self._job = TrialJob(**config["job"])
         self._session: TrialSession | None = None
+        if not self._share_images:
+            self._loaded = LoadedInputs(self._loaded.inputs, self._loaded.device, Path(tempfile.mkdtemp()))
 
     def step(self) -> dict[str, Any]:
         """One step of training, as a result for the driver."""

@@ -171,7 +171,7 @@ def test_with_and_without_reuse_the_same_configurations_have_the_same_values(sea
     log = (searches.storage / "with/search.log").read_text()
     assert log.count("starts at stage 2: stage 1 is that of with/") == 6
     listed = searches.command("store", "list", "--storage", searches.storage).stdout
-    assert listed.count("tests.tiny") == 2 or listed.count("tiny") == 2
+    assert listed.count("with/") == 2
 
 
 def test_artefacts_damaged_truncated_and_deleted_during_a_search_change_no_result(searches: Searches) -> None:
@@ -192,7 +192,7 @@ def test_artefacts_damaged_truncated_and_deleted_during_a_search_change_no_resul
             shutil.rmtree(path.parent)
         else:
             content = path.read_bytes()
-            path.write_bytes(content[:-9] if harm == "truncate" else content[:-9] + bytes(9))
+            path.write_bytes(content[:-9] if harm == "truncate" else content[:-9] + b"\xff" * 9)
         _wait(lambda: len(warnings()) >= count or process.poll() is not None)  # noqa: B023
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err

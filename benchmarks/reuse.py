@@ -1,0 +1,350 @@
+"""What sharing stage 1 gives: a plain Ray Tune script and this harness, with the same trainers, data and time.
+
+    python -m benchmarks.reuse                           # all cases, 3 seeds, then the parts: some three hours
+    python -m benchmarks.reuse --cases lmd-stage2/off --seeds 1
+    python -m benchmarks.reuse --results FILE            # keeps every search's outcome there, and goes on where it was
+
+Baseline: what a user writes without this harness, a function trainable that trains both stages and reports the
+validation objective after every step, with `OptunaSearch`, `ASHAScheduler` and their defaults. Both start from the
+paper's values, get the same time on the same cores, and find Ray started. A case is a space with its E-steps on or off.
+
+Bars: with E-steps off, at least 8x the configurations trained to the end; with them, at least 80 % of the bound
+(start + stage 1 + stage 2) / stage 2, measured in the baseline of the same call; for the space that searches both
+stages, at least 2.5x less time to the baseline's best value; and never a worse best value at equal time. The last
+table switches off one part of the harness at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from lt_search.cluster import ray_cluster
+from lt_search.data.decoded import CACHE_VARIABLE
+from lt_search.data.registry import load_dataset
+from lt_search.drive import RunOptions
+from lt_search.journal import Journal
+from lt_search.run import search
+from lt_search.sampler import propose
+from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.values import flatten
+
+
+@dataclass(frozen=True)
+class Case:
+    """A space on its data with E-steps on or off, and how long each search gets."""
+
+    space: str
+    data: str
+    e_steps: bool
+    seconds: float
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As given to `--cases`."""
+        return f"{self.space}/{'on' if self.e_steps else 'off'}"
+
+    def spec_options(self, seed: int, **more: Any) -> SpecOptions:
+        """The search as the user asks for it."""
+        fixed = (f"stage2.update_encoder={str(self.e_steps).lower()}", *self.options)
+        return SpecOptions(self.space, self.data, budget="small", seed=seed, set=fixed, **more)
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("lmd-stage2", "digits-lt", e_steps=False, seconds=120),
+        Case("ldrnet-stage2", "digits-ml", e_steps=False, seconds=240),
+        Case("ldrnet", "digits-ml", e_steps=False, seconds=360),
+        Case("lmd-stage2", "digits-lt", e_steps=True, seconds=240),
+        Case("ldrnet-stage2", "digits-ml", e_steps=True, seconds=480),
+        Case("ldrnet", "digits-ml", e_steps=True, seconds=480),
+    )
+}
+
+PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "everything": ({}, {}),
+    "no warm workers": ({}, {"warm_workers": False}),
+    "no shared input cache": ({}, {"share_images": False}),
+    "no reuse": ({"reuse": False}, {}),
+    "no staged sampler (TPE)": ({"sampler": "tpe"}, {}),
+    "no pruning": ({"prune": False}, {}),
+}
+"""Options of the spec and of the run that switch off one part of the harness."""
+
+
+@dataclass
+class Outcome:
+    """One search."""
+
+    case: str
+    seed: int
+    who: str
+    seconds: float
+    """Time it had."""
+    cores: int
+    finished: list[tuple[float, float]] = field(default_factory=list)
+    """For each configuration trained to the end: seconds since the start, and its final value."""
+    start: float = 0.0
+    """Baseline: mean seconds from a free core to the first step of stage 1."""
+    stage1: float = 0.0
+    """Baseline: mean seconds of stage 1 of the configurations trained to the end."""
+    stage2: float = 0.0
+    """Baseline: mean seconds of their stage 2."""
+
+    @property
+    def best(self) -> float:
+        """The best final value; minus infinity where none was trained to the end."""
+        return max((value for _, value in self.finished), default=float("-inf"))
+
+    def time_to(self, value: float) -> float:
+        """Seconds until a configuration was as good as `value`; infinite if none was."""
+        return min((at for at, found in self.finished if found >= value), default=float("inf"))
+
+    @property
+    def per_core_second(self) -> float:
+        """Configurations trained to the end per core and second."""
+        return len(self.finished) / (self.seconds * self.cores)
+
+
+def plain_trial(config: dict[str, Any], spec: RunSpec, data: str, events: str) -> None:
+    """The function trainable of a user: both stages, start to end, the objective reported after every step."""
+    import torch
+    from ray import tune
+
+    from lt_search.messages import RunInputs
+    from lt_search.session import LoadedInputs
+
+    def tell(what: str, value: float = 0.0) -> None:
+        line = {"trial": tune.get_context().get_trial_id(), "what": what, "at": time.time(), "value": value}
+        with Path(events).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    tell("entered")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE_VARIABLE] = folder  # each trial reads its own images
+        loaded = LoadedInputs(RunInputs.of(spec, load_dataset(data), {}, Path(folder)), torch.device("cpu"))
+        trainer = loaded.build_trainer(spec.resolve(config))
+        _ = loaded.val_images
+        tell("ready")
+        for stage, length in zip((1, 2), spec.stage_lengths, strict=True):
+            if stage == 2:
+                trainer.begin_stage2()
+            train = trainer.stage1_step if stage == 1 else trainer.stage2_step
+            for step in range(length):
+                train(step)
+                logits = trainer.predict_logits(loaded.val_images)
+                value = loaded.evaluate(logits).scalars[spec.metric]
+                tell(f"stage{stage}" if step + 1 == length else "step", value)
+                tune.report({spec.metric: value})
+
+
+def plain_search(case: Case, seed: int) -> Outcome:
+    """The baseline: Ray Tune as its documentation shows it."""
+    import optuna
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    spec = resolve_spec(case.spec_options(seed), load_dataset(case.data), gpu=False)
+
+    def space(trial: optuna.Trial) -> None:
+        propose(trial, spec.parameters, flatten(spec.config))
+
+    with tempfile.TemporaryDirectory() as folder, _ray_defaults():
+        events = str(Path(folder) / "events.jsonl")
+        trainable = tune.with_parameters(plain_trial, spec=spec, data=case.data, events=events)
+        searcher = OptunaSearch(
+            space, metric=spec.metric, mode="max", seed=seed, points_to_evaluate=[spec.first_values()]
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=ASHAScheduler(metric=spec.metric, mode="max", max_t=sum(spec.stage_lengths)),
+                num_samples=-1,
+                time_budget_s=case.seconds,
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        )
+        started = time.time()
+        tuner.fit()
+        lines = [json.loads(line) for line in Path(events).read_text().splitlines()]
+    return _read_events(Outcome(case.name, seed, "plain", case.seconds, _cores()), lines, started)
+
+
+def _read_events(outcome: Outcome, lines: list[dict[str, Any]], started: float) -> Outcome:
+    trials: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line["at"] <= started + outcome.seconds:
+            trials.setdefault(line["trial"], []).append(line)
+    times = [{line["what"]: line["at"] for line in trial} for trial in trials.values()]
+    values = [trial[-1]["value"] for trial in trials.values()]
+    ended = [(at, value) for at, value in zip(times, values, strict=True) if "stage2" in at]
+    outcome.finished = sorted((at["stage2"] - started, value) for at, value in ended)
+    if ended:
+        outcome.stage1 = mean(at["stage1"] - at["ready"] for at, _ in ended)
+        outcome.stage2 = mean(at["stage2"] - at["stage1"] for at, _ in ended)
+    # A trial starts on the core of the one that ended first; the first trials start with the search.
+    free = [started] * outcome.cores + sorted(max(at.values()) for at in times)
+    entered = sorted((at["entered"], at["ready"]) for at in times if "ready" in at)
+    outcome.start = mean(ready - before for (_, ready), before in zip(entered, free, strict=False))
+    return outcome
+
+
+def our_search(case: Case, seed: int, who: str = "ours") -> Outcome:
+    """This harness, or what is left of it: `who` may be one of `PARTS`."""
+    spec_part, how_part = PARTS.get(who, ({}, {}))
+    with tempfile.TemporaryDirectory() as folder, _cache(folder):
+        how = RunOptions(storage=folder, name="run", trials=100_000, time_budget=case.seconds, **how_part)
+        started = time.time()
+        search(case.spec_options(seed, **spec_part), how, Console(quiet=True))
+        trials = Journal.reader(Path(folder) / "run" / "journal.log").trials()
+    ended = [(trial.datetime_complete, trial.value) for trial in trials if trial.state.name == "COMPLETE"]
+    finished = sorted((at.timestamp() - started, value) for at, value in ended if at is not None and value is not None)
+    within = [(at, value) for at, value in finished if at <= case.seconds]
+    return Outcome(case.name, seed, who, case.seconds, _cores(), within)
+
+
+@contextmanager
+def _cache(folder: str) -> Iterator[None]:
+    """No decoded image is left over from an earlier search. Workers get the variable with the search's own."""
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(Path(folder) / "cache")
+    try:
+        yield
+    finally:
+        os.environ.pop(CACHE_VARIABLE)
+        if before is not None:
+            os.environ[CACHE_VARIABLE] = before
+
+
+@contextmanager
+def _ray_defaults() -> Iterator[None]:
+    """Takes back the settings of Ray Tune that our own searches make in this process."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("TUNE_")}
+    for name in ours:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(ours)
+
+
+def _cores() -> int:
+    return int(ray.cluster_resources()["CPU"])
+
+
+class Results:
+    """Outcomes of searches, kept in a file so that a benchmark that was interrupted goes on."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.outcomes: list[Outcome] = []
+        if path is not None and path.exists():
+            self.outcomes = [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
+
+    def get(self, case: Case, seed: int, who: str, run: Callable[[], Outcome]) -> Outcome:
+        """The outcome of a search, which is run if it is not there yet."""
+        for outcome in self.outcomes:
+            if (outcome.case, outcome.seed, outcome.who, outcome.seconds) == (case.name, seed, who, case.seconds):
+                return outcome
+        with ray_cluster(None):
+            outcome = run()
+        print(f"{case.name} seed {seed} {who}: {len(outcome.finished)} configurations, best {outcome.best:.4f}")
+        self.outcomes.append(outcome)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+        return outcome
+
+
+def compare(case: Case, seeds: int, results: Results, table: Table) -> None:
+    """Both searches of a case over the seeds, as rows of the table."""
+    for seed in range(seeds):
+        plain = results.get(case, seed, "plain", lambda: plain_search(case, seed))  # noqa: B023
+        ours = results.get(case, seed, "ours", lambda: our_search(case, seed))  # noqa: B023
+        more = ours.per_core_second / plain.per_core_second if plain.finished else float("inf")
+        bound = (plain.start + plain.stage1 + plain.stage2) / plain.stage2 if plain.stage2 else float("inf")
+        sooner = plain.time_to(plain.best) / ours.time_to(plain.best)
+        bars = [f"{ours.best - plain.best:+.4f}"]
+        if not case.e_steps:
+            bars.append(f"configurations {'met' if more >= 8 else 'MISSED'} (8x)")
+        elif case.space.endswith("-stage2"):
+            bars.append(f"{more / bound:.0%} of the bound {'met' if more >= 0.8 * bound else 'MISSED'} (80 %)")
+        if not case.space.endswith("-stage2"):
+            bars.append(f"time {'met' if sooner >= 2.5 else 'MISSED'} (2.5x)")
+        bars.append(f"best {'met' if ours.best >= plain.best else 'MISSED'}")
+        table.add_row(
+            case.name,
+            str(seed),
+            f"{len(plain.finished)} / {len(ours.finished)}",
+            f"{plain.per_core_second:.4f} / {ours.per_core_second:.4f}",
+            f"{more:.1f}x",
+            f"{bound:.1f}x ({plain.start:.1f} + {plain.stage1:.1f} + {plain.stage2:.2f} s)",
+            f"{sooner:.1f}x",
+            f"{plain.best:.4f} / {ours.best:.4f}",
+            "; ".join(bars),
+        )
+
+
+def show_parts(case: Case, results: Results, console: Console) -> None:
+    """What each part gives, by switching it off in one seed of a case."""
+    table = Table(title=f"Parts of the harness, {case.name}, {case.seconds:.0f} s, seed 0")
+    for column in ("without", "configurations", "against everything", "best value"):
+        table.add_column(column)
+    whole = results.get(case, 0, "ours", lambda: our_search(case, 0))
+    for name in PARTS:
+        own = results.get(case, 0, name, lambda: our_search(case, 0, name)) if name != "everything" else whole  # noqa: B023
+        share = len(own.finished) / max(1, len(whole.finished))
+        table.add_row(name, str(len(own.finished)), f"{share:.2f}x", f"{own.best:.4f}")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Sharing stage 1 against a plain Ray Tune script.")
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, help="time of every search, instead of each case's own")
+    parser.add_argument("--parts", nargs="*", default=["lmd-stage2/off", "ldrnet/off"], choices=list(CASES))
+    parser.add_argument("--results", type=Path, help="file that keeps the outcomes; what is there is not run again")
+    given = parser.parse_args()
+    cases = {name: replace(case, seconds=given.seconds or case.seconds) for name, case in CASES.items()}
+    results, console = Results(given.results), Console(width=200)
+    table = Table(title="plain Ray Tune (baseline) / this harness, at equal time")
+    for column in (
+        "case", "seed", "trained to the end", "per core-second", "ratio", "bound (start + stage 1 + stage 2)",
+        "time to equal quality", "best value", "difference; bars",
+    ):  # fmt: skip
+        table.add_column(column)
+    for name in given.cases:
+        compare(cases[name], given.seeds, results, table)
+    console.print(table)
+    for name in given.cases:
+        own = [o for o in results.outcomes if o.case == name and o.seconds == cases[name].seconds]
+        pairs = [(o, p) for o in own for p in own if o.who == "ours" and p.who == "plain" and o.seed == p.seed]
+        if pairs:
+            ratio = median(o.per_core_second / p.per_core_second for o, p in pairs if p.finished)
+            sooner = median(p.time_to(p.best) / o.time_to(p.best) for o, p in pairs if p.finished)
+            console.print(f"{name}: median {ratio:.1f}x configurations, {sooner:.1f}x sooner, over {len(pairs)} seeds")
+    for name in given.parts:
+        show_parts(cases[name], results, console)
+
+
+if __name__ == "__main__":
+    main()
