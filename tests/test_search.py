@@ -183,7 +183,7 @@ def test_artefacts_damaged_truncated_and_deleted_during_a_search_change_no_resul
         return [line for line in log.read_text().splitlines() if "warning" in line] if log.exists() else []
 
     def published() -> list[Path]:
-        return [path for path in stages.glob("*/stage1.safetensors") if (path.parent / "manifest.json").exists()]
+        return [path for path in stages.glob("[!.]*/stage1.safetensors") if (path.parent / "manifest.json").exists()]
 
     for count, harm in enumerate(("damage", "truncate", "delete"), start=1):
         _wait(lambda: bool(published()) or process.poll() is not None)
