@@ -48,13 +48,13 @@ def find(
     return None
 
 
-def read_table(table: Path | None, columns: Sequence[str], problems: Problems) -> Cells | None:
+def read_table(table: Path | None, columns: Sequence[str], problems: Problems, *, delimiter: str = ",") -> Cells | None:
     """The cells of a table that was found and has these columns (in lower case); else None, with what is wrong."""
     if table is None:
         return None
 
     def read() -> Cells:
-        cells = read_cells(table)
+        cells = read_cells(table, delimiter)
         check_cells(cells, table, columns, AS_PUBLISHED)
         return cells
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lt_search.data import isic2019, nih_cxr14
+from lt_search.data import hyper_kvasir, isic2019, nih_cxr14, skin7
 from tests.lt_search.data.pictures import save_grey, write_csv
 
 ISIC_COUNTS = {"MEL": 24, "NV": 40, "BCC": 18, "AK": 10, "BKL": 14, "DF": 6, "VASC": 6, "SCC": 8}
+
+SKIN7_COUNTS = {"MEL": 20, "NV": 40, "BCC": 15, "AKIEC": 10, "BKL": 15, "DF": 10, "VASC": 10}
 
 NIH_COLUMNS = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -46,13 +48,74 @@ def make_isic(
         truth.append([image, *one_hot])
         metadata.append([image, "45.0", "anterior torso", lesion, "female"])
         if pictures:
-            pixels = np.random.default_rng(number).integers(0, 256, (10, 14, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{image}.jpg")
+            save_rgb(folder / f"{image}.jpg", number)
         else:
             (folder / f"{image}.jpg").touch()
     write_csv(root / isic2019.GROUND_TRUTH, ["image", *isic2019.CLASSES, "UNK"], truth)
     columns = ["image", "age_approx", "anatom_site_general", "lesion_id", "sex"]
     write_csv(root / isic2019.METADATA, columns, metadata)
+    return root
+
+
+def save_rgb(path: Path, seed: int = 0, size: tuple[int, int] = (10, 14)) -> Path:
+    """A noisy RGB file of so many rows and columns that differs with its seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def make_skin7(
+    root: Path,
+    counts: Mapping[str, int] = SKIN7_COUNTS,
+    *,
+    lesions: str = skin7.LESIONS[0],
+    images_per_lesion: int = 2,
+    unpacked: bool = False,
+) -> Path:
+    """ISIC 2018 task 3 with so many images of each class; `unpacked`, tables lie in folders of their archives."""
+    labels = [name for name, count in counts.items() for _ in range(count)]
+    seen: dict[str, int] = dict.fromkeys(counts, 0)
+    truth, groups = [], []
+    for number, label in enumerate(labels):
+        image = f"ISIC_{24306 + number:07d}"
+        groups.append([f"HAM_{label}_{seen[label] // images_per_lesion}", image, "histo"])
+        seen[label] += 1
+        truth.append([image, *(f"{float(label == name)}" for name in skin7.CLASSES)])
+        save_rgb(root / skin7.IMAGES / f"{image}.jpg", number)
+    table, place = skin7.GROUND_TRUTH, root / lesions
+    write_csv(root / (Path(table).stem if unpacked else "") / table, ["image", *skin7.CLASSES], truth)
+    if lesions == skin7.LESIONS[0]:
+        columns = ["image", "lesion_id", "diagnosis_confirm_type"]
+        write_csv(place, columns, [[image, lesion, kind] for lesion, image, kind in groups])
+    else:
+        write_csv(place, ["lesion_id", "image_id", "dx_type"], groups)
+    return root
+
+
+def kvasir_rows(per_class: int = 13) -> list[tuple[str, str, str, str]]:
+    """Video file, organ, finding and classification, findings one after the other as in the published table."""
+    upper = ("barretts", "esophagitis", "pylorus", "retroflex-stomach", "z-line")
+    return [
+        (
+            f"{index:08x}-{number:04x}-4000-8000-0123456789ab",
+            "Upper GI" if finding.startswith(upper) else "Lower GI",
+            finding,
+            "pathological-findings" if "grade" in finding else "anatomical-landmarks",
+        )
+        for index, finding in enumerate(hyper_kvasir.CLASSES)
+        for number in range(per_class)
+    ]
+
+
+def make_kvasir(root: Path, rows: Sequence[tuple[str, str, str, str]] | None = None) -> Path:
+    """The labelled images of Hyper-Kvasir, without lists."""
+    rows = kvasir_rows() if rows is None else rows
+    folder = root / hyper_kvasir.IMAGES
+    for number, (image, organ, finding, kind) in enumerate(rows):
+        place = {"Upper GI": "upper-gi-tract", "Lower GI": "lower-gi-tract"}.get(organ, organ)
+        save_rgb(folder / place / kind / finding / f"{image}.jpg", number, (6, 7))
+    write_csv(folder / hyper_kvasir.TABLE, ["Video file", "Organ", "Finding", "Classification"], rows)
     return root
 
 
