@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt_search.data import hyper_kvasir, isic2019, nih_cxr14, skin7
+from lt_search.data import hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, skin7
 from lt_search.data.csv_reader import read_csv_dataset
 from lt_search.data.digits import digits_lt, digits_ml
 from lt_search.data.table import Dataset
@@ -33,6 +33,7 @@ BUNDLED: dict[str, Callable[[str, int], Dataset]] = {"digits-lt": digits_lt, "di
 PUBLISHED: dict[str, Published] = {
     "hyper-kvasir": Published(hyper_kvasir.read_hyper_kvasir, hyper_kvasir.VARIANTS),
     "isic2019": Published(isic2019.read_isic2019, isic2019.VARIANTS),
+    "isic-archive-lt": Published(isic_archive_lt.read_isic_archive_lt, isic_archive_lt.VARIANTS),
     "nih-cxr14": Published(nih_cxr14.read_nih_cxr14, nih_cxr14.VARIANTS),
     "skin7": Published(skin7.read_skin7, skin7.VARIANTS),
 }

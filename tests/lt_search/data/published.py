@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lt_search.data import hyper_kvasir, isic2019, nih_cxr14, skin7
+from lt_search.data import hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, skin7
 from tests.lt_search.data.pictures import save_grey, write_csv
 
 ISIC_COUNTS = {"MEL": 24, "NV": 40, "BCC": 18, "AK": 10, "BKL": 14, "DF": 6, "VASC": 6, "SCC": 8}
@@ -91,6 +91,37 @@ def make_skin7(
     else:
         write_csv(place, ["lesion_id", "image_id", "dx_type"], groups)
     return root
+
+
+def archive_rows(per_class: int = 8) -> list[tuple[str, str, str, str]]:
+    """Image, class, patient and lesion: pairs of a patient, then pairs of a lesion, then images without either."""
+    rows = []
+    for index, label in enumerate(isic_archive_lt.CLASSES):
+        for number in range(per_class):
+            kind, pair = number % 6 // 2, f"{index:03d}{number // 2:04d}"
+            image = f"ISIC_{index:03d}{number:04d}"
+            rows.append((image, label, f"IP_{pair}" * (kind == 0), f"IL_{pair}" * (kind == 1)))
+    return rows
+
+
+def make_archive(root: Path, rows: Sequence[tuple[str, str, str, str]] | None = None, *, folder: str = "") -> Path:
+    """Images of the ISIC Archive with the archive's table of each diagnosis beside them; every fifth is a `.JPG`."""
+    rows = archive_rows() if rows is None else rows
+    for number, row in enumerate(rows):
+        save_rgb(root / folder / f"{row[0]}{'.jpg' if number % 5 else '.JPG'}", number, (6, 7))
+    for label in isic_archive_lt.CLASSES:
+        own = [[image, "CC-0", patient, lesion] for image, of, patient, lesion in rows if of == label]
+        write_csv(root / folder / f"{label}.csv", ["isic_id", "copyright_license", "patient_id", "lesion_id"], own)
+    return root
+
+
+def add_archive_lists(folder: Path, rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """The lists of LMD: of each eight images, the second last is in validation and the last in test."""
+    names = isic_archive_lt.LISTS
+    for part, name in enumerate(names):
+        own = [row for number, row in enumerate(rows) if {6: 1, 7: 2}.get(number % 8, 0) == part]
+        lines = [[image, *(int(label == of) for of in isic_archive_lt.CLASSES)] for image, label, *_ in own]
+        write_csv(folder / name, ["image", *isic_archive_lt.CLASSES], [list(map(str, line)) for line in lines])
 
 
 def kvasir_rows(per_class: int = 13) -> list[tuple[str, str, str, str]]:
