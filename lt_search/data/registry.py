@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt_search.data import hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, skin7
+from lt_search.data import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, skin7
 from lt_search.data.csv_reader import read_csv_dataset
 from lt_search.data.digits import digits_lt, digits_ml
 from lt_search.data.table import Dataset
@@ -31,6 +31,7 @@ BUNDLED: dict[str, Callable[[str, int], Dataset]] = {"digits-lt": digits_lt, "di
 """Bundled data sets by name: a function of what follows the colon (empty if nothing does) and the split seed."""
 
 PUBLISHED: dict[str, Published] = {
+    "cxr-lt-2023": Published(cxr_lt_2023.read_cxr_lt_2023, cxr_lt_2023.VARIANTS),
     "hyper-kvasir": Published(hyper_kvasir.read_hyper_kvasir, hyper_kvasir.VARIANTS),
     "isic2019": Published(isic2019.read_isic2019, isic2019.VARIANTS),
     "isic-archive-lt": Published(isic_archive_lt.read_isic_archive_lt, isic_archive_lt.VARIANTS),

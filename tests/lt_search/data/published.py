@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lt_search.data import hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, skin7
+from lt_search.data import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, skin7
 from tests.lt_search.data.pictures import save_grey, write_csv
 
 ISIC_COUNTS = {"MEL": 24, "NV": 40, "BCC": 18, "AK": 10, "BKL": 14, "DF": 6, "VASC": 6, "SCC": 8}
@@ -90,6 +90,41 @@ def make_skin7(
         write_csv(place, columns, [[image, lesion, kind] for lesion, image, kind in groups])
     else:
         write_csv(place, ["lesion_id", "image_id", "dx_type"], groups)
+    return root
+
+
+def cxr_lt_rows(n_subjects: int = 60) -> list[dict[str, str]]:
+    """Rows of the tables of CXR-LT: of each subject a study of two views, with one or two findings or none."""
+    names = cxr_lt_2023.CLASSES
+    rows = []
+    for number in range(n_subjects):
+        subject, study = f"{10000032 + 7 * number}", f"{50414267 + 13 * number}"
+        labels = {names[number % 26], names[number * 5 % 26]} if number % 10 else set()
+        for view, position in enumerate(("PA", "LATERAL")):
+            image = f"{number:08x}-bde0afdd-112c0b34-7bc16630-{view:08x}"
+            rows.append(
+                {
+                    "dicom_id": image,
+                    "subject_id": subject,
+                    "study_id": study,
+                    "ViewPosition": position if number % 25 else "",
+                    "path": f"files/p{subject[:2]}/p{subject}/s{study}/{image}.jpg",
+                }
+                | {name: str(int(name in labels)) for name in names}
+            )
+    return rows
+
+
+def make_cxr_lt(
+    root: Path, rows: Sequence[Mapping[str, str]] | None = None, *, tables: str = "", images: str = ""
+) -> Path:
+    """CXR-LT 2023: of each six subjects, the fifth is in development and the sixth in test."""
+    rows = cxr_lt_rows() if rows is None else rows
+    for number, row in enumerate(rows):
+        save_grey(root / images / row["path"], number, 8)
+    for part, name in enumerate(cxr_lt_2023.TABLES):
+        own = [row for number, row in enumerate(rows) if {4: 1, 5: 2}.get(number // 2 % 6, 0) == part]
+        write_csv(root / tables / name, list(rows[0]), [list(row.values()) for row in own])
     return root
 
 
