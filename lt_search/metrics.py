@@ -34,8 +34,8 @@ from lt_search.decision_metrics import (
     prepare_recall,
 )
 from lt_search.errors import Problem, UserError
-from lt_search.pooled_metrics import prepare_pooled_auc, prepare_pooled_kappa, prepare_odir_score
 from lt_search.metric_arrays import BoolArray, FloatArray, WeightedMetric, ratio, truth_matrix
+from lt_search.pooled_metrics import prepare_odir_score, prepare_pooled_auc, prepare_pooled_kappa
 from lt_search.ranking_metrics import prepare_auc, prepare_average_precision
 from trainers.task import Task
 

@@ -91,6 +91,6 @@ def report_unnamed(folder: Path, there: Iterable[str], named: Collection[str], p
         )
 
 
-def size_warnings(found: int, published: int) -> tuple[str, ...]:
+def size_warnings(found: int, published: int, what: str = "images") -> tuple[str, ...]:
     """A sentence where a table is not as long as the published one."""
-    return () if found == published else (f"the table has {found} images, the published one {published}",)
+    return () if found == published else (f"the table has {found} {what}, the published one {published}",)

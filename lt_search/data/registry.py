@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt_search.data import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, skin7
+from lt_search.data import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, odir5k, skin7
 from lt_search.data.csv_reader import read_csv_dataset
 from lt_search.data.digits import digits_lt, digits_ml
 from lt_search.data.table import Dataset
@@ -36,6 +36,7 @@ PUBLISHED: dict[str, Published] = {
     "isic2019": Published(isic2019.read_isic2019, isic2019.VARIANTS),
     "isic-archive-lt": Published(isic_archive_lt.read_isic_archive_lt, isic_archive_lt.VARIANTS),
     "nih-cxr14": Published(nih_cxr14.read_nih_cxr14, nih_cxr14.VARIANTS),
+    "odir5k": Published(odir5k.read_odir5k, odir5k.VARIANTS),
     "skin7": Published(skin7.read_skin7, skin7.VARIANTS),
 }
 """Data sets that users download, by name."""

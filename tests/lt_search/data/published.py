@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
 
-from lt_search.data import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, skin7
+from lt_search.data import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, odir5k, skin7
 from tests.lt_search.data.pictures import save_grey, write_csv
 
 ISIC_COUNTS = {"MEL": 24, "NV": 40, "BCC": 18, "AK": 10, "BKL": 14, "DF": 6, "VASC": 6, "SCC": 8}
@@ -91,6 +93,88 @@ def make_skin7(
     else:
         write_csv(place, ["lesion_id", "image_id", "dx_type"], groups)
     return root
+
+
+ODIR_COLUMNS = (
+    *("ID", "Patient Age", "Patient Sex", "Left-Fundus", "Right-Fundus"),
+    *("Left-Diagnostic Keywords", "Right-Diagnostic Keywords", *odir5k.CLASSES),
+)
+
+ODIR_PATIENTS = (
+    ("cataract", "normal fundus", "C"),
+    ("normal fundus", "normal fundus\uff0clens dust", "N"),
+    ("laser spot\uff0cmoderate non proliferative retinopathy", "moderate non proliferative retinopathy", "DO"),
+    ("wet age-related macular degeneration", "dry age-related macular degeneration\uff0cglaucoma", "GA"),
+    ("suspected glaucoma", "hypertensive retinopathy", "GH"),
+    ("pathological myopia", "low image quality,maculopathy", "MO"),
+    ("anterior segment image", "proliferative diabetic retinopathy\uff0chypertensive retinopathy", "DH"),
+)
+"""Keywords of the left and the right eye as published, and the labels of the patient."""
+
+
+def odir_rows(n_patients: int = 70) -> list[list[str]]:
+    """Rows of the table of ODIR-5K; patient ids are not consecutive."""
+    rows = []
+    for number in range(n_patients):
+        patient = str(100_000 + 3 * number)
+        left, right, labels = ODIR_PATIENTS[number % len(ODIR_PATIENTS)]
+        eyes = [f"{patient}_left.jpg", f"{patient}_right.jpg"]
+        rows.append([patient, "69", "Female", *eyes, left, right, *(str(int(c in labels)) for c in odir5k.CLASSES)])
+    return rows
+
+
+def make_odir(
+    root: Path,
+    rows: Sequence[Sequence[str]] | None = None,
+    *,
+    table: str = odir5k.TABLES[0],
+    columns: Sequence[str] = ODIR_COLUMNS,
+    images: str = odir5k.IMAGES[0],
+) -> Path:
+    """ODIR-5K; left eyes have 10 x 14 pixels, right ones 9 x 12."""
+    rows = odir_rows() if rows is None else rows
+    for number, row in enumerate(rows):
+        save_rgb(root / images / row[3], 2 * number, (10, 14))
+        save_rgb(root / images / row[4], 2 * number + 1, (9, 12))
+    if table.endswith(".xlsx"):
+        write_xlsx(root / table, columns, rows)
+    else:
+        write_csv(root / table, columns, rows)
+    return root
+
+
+def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
+    """A workbook as Excel saves it: text is shared, numbers are not, empty cells are left out; a second sheet."""
+    shared: dict[str, int] = {}
+    lines = []
+    for number, row in enumerate((columns, *rows), 1):
+        cells = []
+        for column, text in enumerate(row):
+            place = f'r="{chr(ord("A") + column)}{number}"'
+            if text.isdecimal():
+                cells.append(f"<c {place}><v>{text}</v></c>")
+            elif text:
+                cells.append(f'<c {place} s="1" t="s"><v>{shared.setdefault(text, len(shared))}</v></c>')
+        lines.append(f'<row r="{number}">{"".join(cells)}</row>')
+    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006/relationships"
+    sheets = '<sheet name="Labels" sheetId="3" r:id="rId7"/><sheet name="Notes" sheetId="1" r:id="rId1"/>'
+    strings = "".join(f"<si><t>{escape(text)}</t></si>" for text in shared)
+    parts = {
+        "xl/workbook.xml": f'<workbook {main} xmlns:r="{office}"><sheets>{sheets}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}">'
+        '<Relationship Id="rId1" Target="worksheets/sheet1.xml"/>'
+        '<Relationship Id="rId7" Target="worksheets/sheet2.xml"/></Relationships>',
+        "xl/worksheets/sheet1.xml": f"<worksheet {main}><sheetData/></worksheet>",
+        "xl/worksheets/sheet2.xml": f"<worksheet {main}><sheetData>{''.join(lines)}</sheetData></worksheet>",
+        "xl/sharedStrings.xml": f"<sst {main}>{strings}</sst>",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in parts.items():
+            archive.writestr(name, f'<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n{text}')
+    return path
 
 
 def cxr_lt_rows(n_subjects: int = 60) -> list[dict[str, str]]:
