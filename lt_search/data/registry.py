@@ -49,9 +49,8 @@ def load_dataset(name_or_csv: str, data_root: Path | None = None, split_seed: in
         name_or_csv: one of
 
             - bundled: `digits-lt`, `digits-lt:50` (imbalance factor), `digits-ml`, `digits-ml:20000` (training images);
-            - downloaded by the user to `data_root`: `isic2019`, `isic2019:lt-100`, `isic2019:balanced-100` (imbalance
-              factors), see `lt_search.data.isic2019`; `nih-cxr14`, `nih-cxr14:official`, `nih-cxr14:chexnet`,
-              `nih-cxr14:patient`, see `lt_search.data.nih_cxr14`;
+            - downloaded by the user to `data_root`: a name in `PUBLISHED`, alone or with a variant behind a colon, as
+              in `isic2019:lt-100`; the module of its reader says which there are, here `lt_search.data.isic2019`;
             - the path of a CSV file, see `lt_search.data.csv_reader`.
         data_root: the folder of a downloaded data set; or where the image paths of a CSV file start from, None for
             the file's own folder.

@@ -227,7 +227,7 @@ def make_archive(root: Path, rows: Sequence[tuple[str, str, str, str]] | None = 
     """Images of the ISIC Archive with the archive's table of each diagnosis beside them; every fifth is a `.JPG`."""
     rows = archive_rows() if rows is None else rows
     for number, row in enumerate(rows):
-        save_rgb(root / folder / f"{row[0]}{'.jpg' if number % 5 else '.JPG'}", number, (6, 7))
+        save_rgb(root / folder / f"{row[0]}{'.jpg' if number % 5 else '.JPG'}", number, (8, 9))
     for label in isic_archive_lt.CLASSES:
         own = [[image, "CC-0", patient, lesion] for image, of, patient, lesion in rows if of == label]
         write_csv(root / folder / f"{label}.csv", ["isic_id", "copyright_license", "patient_id", "lesion_id"], own)
@@ -264,7 +264,7 @@ def make_kvasir(root: Path, rows: Sequence[tuple[str, str, str, str]] | None = N
     folder = root / hyper_kvasir.IMAGES
     for number, (image, organ, finding, kind) in enumerate(rows):
         place = {"Upper GI": "upper-gi-tract", "Lower GI": "lower-gi-tract"}.get(organ, organ)
-        save_rgb(folder / place / kind / finding / f"{image}.jpg", number, (6, 7))
+        save_rgb(folder / place / kind / finding / f"{image}.jpg", number, (8, 9))
     write_csv(folder / hyper_kvasir.TABLE, ["Video file", "Organ", "Finding", "Classification"], rows)
     return root
 
