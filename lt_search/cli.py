@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DATASETS = (
-    "digits-lt[:FACTOR], digits-ml[:IMAGES], isic2019[:lt-FACTOR|:balanced-FACTOR], "
-    "nih-cxr14[:official|:chexnet|:patient], or a CSV file"
+    "digits-lt[:FACTOR], digits-ml[:IMAGES], isic2019[:lt-FACTOR|:balanced-FACTOR], isic-archive-lt[:lists|:patient], "
+    "skin7[:fold-N], hyper-kvasir[:lists|:official-FOLDS-N], nih-cxr14[:official|:chexnet|:patient], "
+    "cxr-lt-2023[:official|:subject], odir5k[:eyes], or a CSV file"
 )
-_DATA_ROOT = "the folder of isic2019 or nih-cxr14 as downloaded; where a CSV's image paths start (default: its folder)"
+_DATA_ROOT = "the folder of a data set as downloaded; where a CSV's image paths start (default: its folder)"
 _SPLIT_SEED = "of the split, where the data gives none (default: 0)"
 
 

@@ -47,12 +47,13 @@ def prepare_accuracy(truth: BoolArray, logits: FloatArray, task: Task) -> Weight
 
 def prepare_macro_kappa(truth: BoolArray, logits: FloatArray, task: Task) -> WeightedMetric:
     """Cohen's kappa per class, of the yes / no decisions for this class."""
+    return _per_class_agreement(truth, predictions(logits, task), binary_kappa)
 
-    def kappa(hits: FloatArray, rejections: FloatArray, alarms: FloatArray, misses: FloatArray) -> FloatArray:
-        chance = (hits + misses) * (misses + rejections) + (hits + alarms) * (alarms + rejections)
-        return ratio(2 * (hits * rejections - alarms * misses), chance)
 
-    return _per_class_agreement(truth, predictions(logits, task), kappa)
+def binary_kappa(hits: FloatArray, rejections: FloatArray, alarms: FloatArray, misses: FloatArray) -> FloatArray:
+    """Cohen's kappa of two-by-two tables, all arguments of one shape; NaN where truth and decisions never vary."""
+    chance = (hits + misses) * (misses + rejections) + (hits + alarms) * (alarms + rejections)
+    return ratio(2 * (hits * rejections - alarms * misses), chance)
 
 
 def prepare_macro_mcc(truth: BoolArray, logits: FloatArray, task: Task) -> WeightedMetric:

@@ -35,6 +35,7 @@ from lt_search.decision_metrics import (
 )
 from lt_search.errors import Problem, UserError
 from lt_search.metric_arrays import BoolArray, FloatArray, WeightedMetric, ratio, truth_matrix
+from lt_search.pooled_metrics import prepare_odir_score, prepare_pooled_auc, prepare_pooled_kappa
 from lt_search.ranking_metrics import prepare_auc, prepare_average_precision
 from trainers.task import Task
 
@@ -272,6 +273,29 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric(
             "macro_mcc", "macro Matthews' correlation", "MCC", _MULTI_LABEL, Needs.BOTH, prepare_macro_mcc, lowest=-1.0
+        ),
+        Metric(
+            "pooled_kappa",
+            "Cohen's kappa of all labels together",
+            "kappa",
+            _MULTI_LABEL,
+            Needs.BOTH,
+            prepare_pooled_kappa,
+            pooled=True,
+            lowest=-1.0,
+        ),
+        Metric(
+            "pooled_auc", "AUC of all labels together", "AUC", _MULTI_LABEL, Needs.BOTH, prepare_pooled_auc, pooled=True
+        ),
+        Metric(
+            "odir_score",
+            "mean of pooled_kappa, pooled_auc and mACC, the final score of ODIR-5K",
+            "score",
+            _MULTI_LABEL,
+            Needs.BOTH,
+            prepare_odir_score,
+            pooled=True,
+            lowest=-1 / 3,
         ),
         Metric(
             "ECE",

@@ -53,15 +53,15 @@ def output_side(side: int, crop: float) -> int:
 
 
 def evaluation_images(images: Tensor, crop: float) -> Tensor:
-    """The normalised centre crop: uint8 (B, 1 or 3, S, S) to float32 (B, 3, S', S')."""
+    """The normalised centre crop: uint8 (B, 1 or 3 V, S, S) to float32 (B, 3 V, S', S'), V views an image."""
     return normalise(centre_crop(images, crop).float().div(255))
 
 
 def training_images(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Randomly warped and coloured, normalised images: uint8 (B, 1 or 3, S, S) to float32 (B, 3, S', S').
+    """Randomly warped and coloured, normalised images: uint8 (B, 1 or 3 V, S, S) to float32 (B, 3 V, S', S').
 
-    Each image has draws of its own. Every draw is made whether it is used or not, so switching one augmentation on
-    leaves the others' draws as they are. Places outside the input are black.
+    Each image has draws of its own, which its V views share. Every draw is made whether it is used or not, so switching
+    one augmentation on leaves the others' draws as they are. Places outside the input are black.
     """
     draws = torch.rand((len(images), 9), generator=generator, device=images.device)
     x = _warp(images.float(), how, draws[:, :6]) if how.warps else centre_crop(images, how.crop).float()
@@ -141,26 +141,32 @@ def _colour(x: Tensor, how: Augmentation, draws: Tensor) -> Tensor:
     if not (how.brightness > 0 or how.contrast > 0 or how.colour > 0):
         return x
     spread = torch.tensor((how.brightness, how.contrast, how.colour), device=x.device)
-    brightness, contrast, colour = (1 + spread * (2 * draws - 1))[:, :, None, None, None].unbind(1)
-    x = (x * brightness).clamp(0, 1)
+    brightness, contrast, colour = (1 + spread * (2 * draws - 1))[:, :, None, None, None, None].unbind(1)
+    x = _views(x * brightness[:, 0]).clamp(0, 1)
     if how.contrast > 0:
-        mean = _grey(x).mean((1, 2, 3), keepdim=True)
+        mean = _grey(x).mean((2, 3, 4), keepdim=True)
         x = (mean + (x - mean) * contrast).clamp(0, 1)
-    if how.colour > 0 and x.shape[1] == 3:
+    if how.colour > 0 and x.shape[2] == 3:
         grey = _grey(x)
         x = (grey + (x - grey) * colour).clamp(0, 1)
-    return x
+    return x.flatten(1, 2)
+
+
+def _views(x: Tensor) -> Tensor:
+    """(B, 1, S, S) to (B, 1, 1, S, S), and (B, 3 V, S, S) to (B, V, 3, S, S)."""
+    channels = min(3, x.shape[1])
+    return x.view(len(x), x.shape[1] // channels, channels, *x.shape[2:])
 
 
 def _grey(x: Tensor) -> Tensor:
-    """(B, 1, S, S)"""
-    if x.shape[1] == 1:
+    """The grey values (B, V, 1, S, S) of views."""
+    if x.shape[2] == 1:
         return x
-    return (x * torch.tensor(GREY, device=x.device)[:, None, None]).sum(1, keepdim=True)
+    return (x * torch.tensor(GREY, device=x.device)[:, None, None]).sum(2, keepdim=True)
 
 
 def normalise(x: Tensor) -> Tensor:
-    """Three channels, each with ImageNet's mean and standard deviation taken out."""
+    """Three channels a view, each with ImageNet's mean and standard deviation taken out."""
     mean = torch.tensor(IMAGENET_MEAN, device=x.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, device=x.device)[:, None, None]
-    return (x - mean) / std
+    return ((_views(x) - mean) / std).flatten(1, 2)

@@ -75,6 +75,8 @@ def check_name(name: str) -> None:
 def build(name: str) -> tuple[nn.Module, int]:
     """A randomly initialised trunk, float (B, 3, S, S) to (B, D, H, W), and D. Raises `UnknownBackbone`.
 
+    Images of V views, (B, 3 V, S, S), give the maps of the views side by side, (B, D, H, V W), see `Trunk`.
+
     A torchvision network keeps its parameters' names and loses its pooling and classifier; `conv4` is `Conv4`. Initial
     weights come from torch's global generator.
     """
@@ -84,6 +86,20 @@ def build(name: str) -> tuple[nn.Module, int]:
         return conv4, conv4.channels
     trunk = _torchvision_trunk(name)
     return trunk, _channels(trunk)
+
+
+class Trunk(nn.Sequential):
+    """Layers that all views of an image share, such as both eyes of a patient.
+
+    The map of a second view comes to the right of the first one's: flattened they are one sequence of tokens, pooled
+    the mean of both, so that no method needs to know of views (LDRNet specification, section 6).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3 V, S, S) to (B, D, H, V W)."""
+        views = torch.split(x, 3, 1)
+        maps: Tensor = super().forward(torch.cat(views) if len(views) > 1 else x)  # type: ignore[no-untyped-call]
+        return torch.cat(maps.chunk(len(views)), -1) if len(views) > 1 else maps
 
 
 class Conv4(nn.Module):
@@ -100,7 +116,7 @@ class Conv4(nn.Module):
         for i, stride in enumerate((1, 2, 2, 1)):
             conv = nn.Conv2d(3 if i == 0 else channels, channels, 3, stride, padding=1, bias=False)
             layers += [conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Trunk(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, D, ceil(S / 4), ceil(S / 4))."""
@@ -148,7 +164,7 @@ def _torchvision_trunk(name: str) -> nn.Module:
     if name.startswith("densenet"):
         # Its forward pass has this activation between features and pooling.
         kept["relu"] = nn.ReLU(inplace=True)
-    return nn.Sequential(kept)
+    return Trunk(kept)
 
 
 class _SymmetricRange(nn.Module):

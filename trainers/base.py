@@ -100,7 +100,7 @@ class TrainerConfig(_Section):
 ConfigT = TypeVar("ConfigT", bound=TrainerConfig)
 
 Images = npt.NDArray[np.uint8]
-"""(N, channels, S, S) uint8 with 1 (grey) or 3 (RGB) channels; may be memory-mapped."""
+"""(N, channels, S, S) uint8 with 1 (grey), 3 (RGB) or 3 V channels (V RGB views an image); may be memory-mapped."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ CHANCES = {"affine": 0.5, "distortion": 0.7, "blur": 0.5, "channels": 0.5, "ligh
 
 
 def weak_view(images: Tensor, flips: Flips, generator: torch.Generator) -> Tensor:
-    """Flips only, normalised: uint8 (B, 1 or 3, S, S) to float32 (B, 3, S, S)."""
+    """Flips only, normalised: uint8 (B, 1 or 3 V, S, S) to float32 (B, 3 V, S, S)."""
     return normalise(_flip(images, flips, _uniform(len(images), 2, generator)).float().div(255))
 
 
@@ -54,7 +54,8 @@ def strong_view(images: Tensor, flips: Flips, strength: float, generator: torch.
     x = _move(x, chosen["affine"], chosen["distortion"], draws[:, 8:12], cells * DISTORTION * side)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     x = torch.where(_each(chosen["blur"]), blurred, x)
-    shifts = (2 * draws[:, 12:15] - 1)[:, : x.shape[1], None, None] * CHANNEL_SHIFT
+    of_channel = draws[:, 12:15].repeat(1, max(1, x.shape[1] // 3))
+    shifts = (2 * of_channel - 1)[:, : x.shape[1], None, None] * CHANNEL_SHIFT
     x = x + shifts * _each(chosen["channels"])
     light, contrast = _each(2 * draws[:, 15] - 1) * BRIGHTNESS, 1 + _each(2 * draws[:, 16] - 1) * CONTRAST
     x = torch.where(_each(chosen["light"]), x * contrast + light, x).clamp(0, 1)

@@ -34,14 +34,20 @@ class LabelledFiles:
     ids: tuple[str, ...]
     """(N,) names of the images, unique and sorted."""
     paths: tuple[str, ...]
-    """(N,) where they are, from `folder`."""
+    """(V N,) where they are, from `folder`: with V views an image, the first views of all, then the second ones."""
     membership: npt.NDArray[np.uint8]
     """(N, C) 0 / 1, which image has which class."""
     units: tuple[str, ...]
     """(N,) what must stay together."""
     states: tuple[FileState, ...]
+    """(V N,) of the files at `paths`."""
     grey: bool
     """Whether images are grey to the trainer; else they are RGB."""
+
+    @property
+    def n_views(self) -> int:
+        """V, files that are one image to the trainer, such as both eyes of a patient."""
+        return len(self.paths) // len(self.ids)
 
 
 def assemble(
@@ -53,6 +59,7 @@ def assemble(
     classes: tuple[str, ...],
     split_origin: str,
     warnings: Sequence[str] = (),
+    objective: str | None = None,
 ) -> Dataset:
     """The data set.
 
@@ -64,20 +71,24 @@ def assemble(
         classes: (C,) their names, in the order of `files.membership`.
         split_origin: how the split came about, in words.
         warnings: what a person should know; classes with few images are added.
+        objective: the metric that the data set is scored by, where it is not its task's main one.
     """
     membership = files.membership
+    n_images, n_views = len(files.ids), files.n_views
     labels: Labels = membership if task is Task.MULTI_LABEL else membership.argmax(axis=1).astype(np.int64)
 
     def part(part_name: PartName) -> Part:
         chosen = np.flatnonzero(part_of == PART_NAMES.index(part_name))
-        ids, paths, units = (tuple(all_[index] for index in chosen) for all_ in (files.ids, files.paths, files.units))
-        states = [files.states[index] for index in chosen]
+        ids, units = (tuple(all_[index] for index in chosen) for all_ in (files.ids, files.units))
+        chosen_files = [int(index) + view * n_images for view in range(n_views) for index in chosen]
+        paths = tuple(files.paths[index] for index in chosen_files)
+        states = [files.states[index] for index in chosen_files]
         return Part(
             name=part_name,
             ids=ids,
             labels=labels[chosen],
             groups=units,
-            source=FileImages.of(files.folder, paths, states, files.grey),
+            source=FileImages.of(files.folder, paths, states, files.grey, n_views),
             fingerprint=digest_rows(ids, labels[chosen], units, [state.size for state in states]),
         )
 
@@ -95,6 +106,7 @@ def assemble(
         split_hash=digest_split({one.name: one.ids for one in parts}),
         split_origin=split_origin,
         warnings=(*warnings, *scarcity_warnings(classes, parts)),
+        objective=objective,
     )
 
 

@@ -14,6 +14,9 @@ from lt_search.data.workers import progress_bar, usable_cores
 from lt_search.metrics import metrics_for
 from trainers.task import Task
 
+RGB = 3
+"""Channels of one colour view."""
+
 
 @dataclass(frozen=True)
 class PartDescription:
@@ -49,6 +52,8 @@ class Description:
     unreadable: tuple[str, ...]
     """Images that cannot be decoded, each with its part and the reason."""
     warnings: tuple[str, ...]
+    objective: str | None = None
+    """The metric that the data set is scored by, where it is not its task's main one."""
 
     @property
     def sound(self) -> bool:
@@ -57,14 +62,17 @@ class Description:
 
     def render(self) -> str:
         """The description as text, for a terminal or a log."""
-        main, *others = metrics_for(self.task)
+        names = [metric.name for metric in metrics_for(self.task)]
+        main = self.objective or names[0]
+        others = ", ".join(name for name in names if name != main)
+        chosen = f"with --metric {main}" if self.objective else "unless a space says otherwise"
         lines = [
             f"{self.name}: {self.task}, {sum(part.images for part in self.parts.values())} images, "
             f"{len(self.classes)} classes",
             f"fingerprint {self.fingerprint}, split {self.split_hash} ({self.split_origin})",
-            f"images: {self._sizes()}; {_counted(self.modes)}; {'grey' if self.channels == 1 else 'RGB'} to a trainer",
+            f"images: {self._sizes()}; {_counted(self.modes)}; {self._pixels()} to a trainer",
             f"class order: {', '.join(self.classes)}",
-            f"objective: {main.name} unless a space says otherwise; also scored: {', '.join(m.name for m in others)}",
+            f"objective: {main} {chosen}; also scored: {others}",
             "",
             *self._table(),
         ]
@@ -73,6 +81,11 @@ class Description:
                 lines += ["", f"{title} ({len(items)}):", *(f"  {item}" for item in items[:LISTED])]
                 lines += [f"  and {len(items) - LISTED} more"] if len(items) > LISTED else []
         return "\n".join(lines)
+
+    def _pixels(self) -> str:
+        if self.channels > RGB:
+            return f"{self.channels // RGB} RGB views an image"
+        return "RGB" if self.channels == RGB else "grey"
 
     def _sizes(self) -> str:
         if not self.sizes:
@@ -131,6 +144,7 @@ def describe(dataset: Dataset, *, workers: int | None = None, progress: bool = F
         sizes=dict(sizes),
         unreadable=tuple(unreadable),
         warnings=dataset.warnings,
+        objective=dataset.objective,
     )
 
 

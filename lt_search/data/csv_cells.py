@@ -38,7 +38,7 @@ def listing(items: Sequence[object]) -> str:
     return ", ".join(map(str, items[:LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
-def read_cells(table: Path) -> Cells:
+def read_cells(table: Path, delimiter: str = ",") -> Cells:
     """The cells of a CSV file.
 
     Raises:
@@ -47,7 +47,7 @@ def read_cells(table: Path) -> Cells:
     reader = None
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, strict=True, delimiter=delimiter)
             columns = _without_blank_end([name.strip().lower() for name in next(reader, [])], 0)
             lines = [
                 (reader.line_num, _without_blank_end([cell.strip() for cell in cells], len(columns)))

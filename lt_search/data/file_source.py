@@ -31,45 +31,56 @@ class FileState:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files: the `ImageSource` of a part read from a table."""
+    """Images in files: the `ImageSource` of a part read from a table. Image i may be several views, a file each."""
 
     folder: Path
     names: tuple[str, ...]
-    """(N,) paths from `folder`."""
+    """(V N,) paths from `folder`: the first views of all images, then the second ones."""
     n_channels: int
+    """Of one view."""
     key: str
+    n_views: int = 1
 
     @classmethod
-    def of(cls, folder: Path, names: tuple[str, ...], states: Sequence[FileState], grey: bool) -> FileImages:
+    def of(
+        cls, folder: Path, names: tuple[str, ...], states: Sequence[FileState], grey: bool, n_views: int = 1
+    ) -> FileImages:
         """The files of one part; `grey` says whether every file of the whole data set is."""
         sizes = (state.size for state in states)
         changes = (state.changed_ns for state in states)
         n_channels = 1 if grey else 3
-        return cls(folder, names, n_channels, digest((str(folder), n_channels, *names, *sizes, *changes)))
+        key = digest((str(folder), n_channels, *names, *sizes, *changes))
+        return cls(folder, names, n_channels, key, n_views)
 
     def channels(self) -> int:
-        """1 if every file of the data set is grey, else 3."""
-        return self.n_channels
+        """1 if every file of the data set is grey, else 3; those of all views together where there are several."""
+        return self.n_channels * self.n_views
 
     def header(self, index: int) -> ImageHeader:
-        """Mode and size as the file states them."""
-        return read_header(self.folder / self.names[index])
+        """Mode and size as the file states them; of several views, those of the smallest."""
+        headers = [read_header(path) for path in self._paths(index)]
+        return min(headers, key=lambda header: min(header.width, header.height))
 
     def decode(self, index: int, size: int) -> npt.NDArray[np.uint8]:
-        """(channels, size, size) uint8, by the rules of `lt_search.data.image_files`."""
-        return read_image(self.folder / self.names[index], self.n_channels, size)
+        """(channels, size, size) uint8, by the rules of `lt_search.data.image_files`, view after view."""
+        return np.concatenate([read_image(path, self.n_channels, size) for path in self._paths(index)])
 
     def check(self, index: int) -> str | None:
-        """Decodes the file at its own size."""
-        try:
-            read_image(self.folder / self.names[index], self.n_channels)
-        except UnreadableImageError as error:
-            return str(error)
+        """Decodes the file of every view at its own size."""
+        for path in self._paths(index):
+            try:
+                read_image(path, self.n_channels)
+            except UnreadableImageError as error:
+                return str(error) if self.n_views == 1 else f"{path.name}: {error}"
         return None
 
     def pixels_key(self) -> str:
         """Hash of folder, names, file sizes and times of the last change."""
         return self.key
+
+    def _paths(self, index: int) -> list[Path]:
+        """The file of each view."""
+        return [self.folder / name for name in self.names[index :: len(self.names) // self.n_views]]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ The long-tailed versions draw single images, as published, and so divide lesions
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lt_search.data.assembly import LabelledFiles, assemble, check_parts
-from lt_search.data.csv_cells import Cells, listing
+from lt_search.data.csv_cells import listing
 from lt_search.data.file_source import inspect_images
 from lt_search.data.isic2019_lt import (
     BALANCED_TEST,
@@ -41,6 +40,7 @@ from lt_search.data.isic2019_lt import (
     long_tailed_counts,
 )
 from lt_search.data.layout import AS_PUBLISHED, find, read_table, report_repeated, report_unnamed, size_warnings
+from lt_search.data.one_hot import divided_units, one_hot_classes, report_empty
 from lt_search.data.splits import SHARES, split_groups
 from lt_search.data.table import Dataset
 from lt_search.errors import Problem, Problems, UserError
@@ -158,30 +158,9 @@ def _read(root: Path, problems: Problems) -> _Table | None:
             what = f"{len(absent)} images of {GROUND_TRUTH} are not in it: {listing(absent)}"
             problems.add(str(metadata_file), what, AS_PUBLISHED)
     units = [f"lesion:{lesion_of[image]}" if lesion_of.get(image) else f"image:{image}" for image in images]
-    return _Table(images, _classes(truth, str(truth_file), problems), units)
-
-
-def _classes(truth: Cells, place: str, problems: Problems) -> Ints:
-    """(N,) the class of each image; adds rows without exactly one class, and classes without an image."""
-    columns = np.array([[_is_one(cell) for cell in truth.column(name.lower())] for name in CLASSES])
-    unclear = [truth.numbers[index] for index in np.flatnonzero(columns.sum(axis=0) != 1)]
-    if unclear:
-        problems.add(
-            place,
-            f"{len(unclear)} rows do not have a 1 for exactly one of {', '.join(CLASSES)}: lines {listing(unclear)}",
-            AS_PUBLISHED,
-        )
-    empty = [name for name, column in zip(CLASSES, columns, strict=True) if not column.any()]
-    if empty:
-        problems.add(place, f"{len(empty)} classes have no image: {listing(empty)}", AS_PUBLISHED)
-    return np.asarray(columns.argmax(axis=0), np.int64)
-
-
-def _is_one(cell: str) -> bool:
-    try:
-        return float(cell) == 1
-    except ValueError:
-        return False
+    classes = one_hot_classes(truth, CLASSES, str(truth_file), problems)
+    report_empty(classes, CLASSES, str(truth_file), problems)
+    return _Table(images, classes, units)
 
 
 def _divide(table: _Table, variant: _Variant, split_seed: int) -> tuple[Ints, str]:
@@ -219,11 +198,8 @@ def _check_supply(needed: Sequence[int], counts: Sequence[int], variant: _Varian
 
 def _lesion_warnings(units: Sequence[str], part_of: Ints) -> tuple[str, ...]:
     """Sentences on lesions that are divided, and on images whose lesion is not known."""
-    parts: defaultdict[str, set[int]] = defaultdict(set)
-    for unit, part in zip(units, part_of.tolist(), strict=True):
-        parts[unit].add(part)
     found = []
-    divided = sum(len(of_unit) > 1 for of_unit in parts.values())
+    divided = divided_units(units, part_of)
     if divided:
         found.append(
             f"{divided} lesions have images in more than one part, as in the published lists, so that scores on val "

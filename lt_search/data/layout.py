@@ -48,13 +48,13 @@ def find(
     return None
 
 
-def read_table(table: Path | None, columns: Sequence[str], problems: Problems) -> Cells | None:
+def read_table(table: Path | None, columns: Sequence[str], problems: Problems, *, delimiter: str = ",") -> Cells | None:
     """The cells of a table that was found and has these columns (in lower case); else None, with what is wrong."""
     if table is None:
         return None
 
     def read() -> Cells:
-        cells = read_cells(table)
+        cells = read_cells(table, delimiter)
         check_cells(cells, table, columns, AS_PUBLISHED)
         return cells
 
@@ -91,6 +91,6 @@ def report_unnamed(folder: Path, there: Iterable[str], named: Collection[str], p
         )
 
 
-def size_warnings(found: int, published: int) -> tuple[str, ...]:
+def size_warnings(found: int, published: int, what: str = "images") -> tuple[str, ...]:
     """A sentence where a table is not as long as the published one."""
-    return () if found == published else (f"the table has {found} images, the published one {published}",)
+    return () if found == published else (f"the table has {found} {what}, the published one {published}",)

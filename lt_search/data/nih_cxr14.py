@@ -30,6 +30,7 @@ import numpy.typing as npt
 from lt_search.data.assembly import LabelledFiles, assemble, check_parts
 from lt_search.data.csv_cells import Cells, listing
 from lt_search.data.file_source import FileState, inspect_images
+from lt_search.data.given_lists import UNLISTED, part_of_lists
 from lt_search.data.layout import AS_PUBLISHED, find, read_table, report_repeated, report_unnamed, size_warnings
 from lt_search.data.splits import SHARES, TEST, split_groups
 from lt_search.data.table import Dataset
@@ -68,7 +69,6 @@ _IMAGE, _FINDINGS, _PATIENT = "image index", "finding labels", "patient id"
 _NOTHING = "No Finding"
 _SEPARATOR = "|"
 _TRAIN_VAL_SHARES = SHARES[:TEST]
-_UNLISTED = -1
 
 Membership = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -308,28 +308,11 @@ def _listed(table: _Table, lists: Sequence[Sequence[str]], names: Sequence[str],
         UserError: images are in no list, in two, or not in the table; patients are in two lists.
     """
     problems = Problems()
-    row_of = {image: row for row, image in enumerate(table.images)}
-    listed = np.full(len(table.images), _UNLISTED, np.int64)
-    for number, (name, images) in enumerate(zip(names, lists, strict=True)):
-        unknown = [image for image in images if image not in row_of]
-        if unknown:
-            what = f"{len(unknown)} images are not in {Path(table.place).name}: {listing(unknown)}"
-            problems.add(str(folder / name), what, AS_PUBLISHED)
-        rows = np.array([row_of[image] for image in images if image in row_of], np.int64)
-        twice = [table.images[row] for row in rows[listed[rows] != _UNLISTED]]
-        if twice:
-            what = f"{len(twice)} images are in another list, too: {listing(twice)}"
-            problems.add(str(folder / name), what, AS_PUBLISHED)
-        listed[rows] = number
-    left = [table.images[row] for row in np.flatnonzero(listed == _UNLISTED)]
-    if left:
-        problems.add(
-            str(folder), f"{len(left)} images are in none of {', '.join(names)}: {listing(left)}", AS_PUBLISHED
-        )
+    listed = part_of_lists(table.images, lists, [str(folder / name) for name in names], table.place, problems)
     lists_of: defaultdict[str, set[int]] = defaultdict(set)
     for unit, number in zip(table.units, listed.tolist(), strict=True):
         lists_of[unit].add(number)
-    torn = [unit for unit, found in lists_of.items() if len(found - {_UNLISTED}) > 1]
+    torn = [unit for unit, found in lists_of.items() if len(found - {UNLISTED}) > 1]
     if torn:
         problems.add(str(folder), f"{len(torn)} patients are in more than one list: {listing(torn)}", AS_PUBLISHED)
     problems.raise_if_any()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt_search.data import isic2019, nih_cxr14
+from lt_search.data import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, odir5k, skin7
 from lt_search.data.csv_reader import read_csv_dataset
 from lt_search.data.digits import digits_lt, digits_ml
 from lt_search.data.table import Dataset
@@ -31,8 +31,13 @@ BUNDLED: dict[str, Callable[[str, int], Dataset]] = {"digits-lt": digits_lt, "di
 """Bundled data sets by name: a function of what follows the colon (empty if nothing does) and the split seed."""
 
 PUBLISHED: dict[str, Published] = {
+    "cxr-lt-2023": Published(cxr_lt_2023.read_cxr_lt_2023, cxr_lt_2023.VARIANTS),
+    "hyper-kvasir": Published(hyper_kvasir.read_hyper_kvasir, hyper_kvasir.VARIANTS),
     "isic2019": Published(isic2019.read_isic2019, isic2019.VARIANTS),
+    "isic-archive-lt": Published(isic_archive_lt.read_isic_archive_lt, isic_archive_lt.VARIANTS),
     "nih-cxr14": Published(nih_cxr14.read_nih_cxr14, nih_cxr14.VARIANTS),
+    "odir5k": Published(odir5k.read_odir5k, odir5k.VARIANTS),
+    "skin7": Published(skin7.read_skin7, skin7.VARIANTS),
 }
 """Data sets that users download, by name."""
 
@@ -44,9 +49,8 @@ def load_dataset(name_or_csv: str, data_root: Path | None = None, split_seed: in
         name_or_csv: one of
 
             - bundled: `digits-lt`, `digits-lt:50` (imbalance factor), `digits-ml`, `digits-ml:20000` (training images);
-            - downloaded by the user to `data_root`: `isic2019`, `isic2019:lt-100`, `isic2019:balanced-100` (imbalance
-              factors), see `lt_search.data.isic2019`; `nih-cxr14`, `nih-cxr14:official`, `nih-cxr14:chexnet`,
-              `nih-cxr14:patient`, see `lt_search.data.nih_cxr14`;
+            - downloaded by the user to `data_root`: a name in `PUBLISHED`, alone or with a variant behind a colon, as
+              in `isic2019:lt-100`; the module of its reader says which there are, here `lt_search.data.isic2019`;
             - the path of a CSV file, see `lt_search.data.csv_reader`.
         data_root: the folder of a downloaded data set; or where the image paths of a CSV file start from, None for
             the file's own folder.

@@ -43,7 +43,7 @@ class ImageSource(Protocol):
     """The images of one part, by index. Small and picklable; holds nothing of other parts."""
 
     def channels(self) -> int:
-        """1 if all images of the *data set* are grey, else 3: one number for all its parts."""
+        """1 if all images of the *data set* are grey, else 3 for each view of an image; the same for all its parts."""
 
     def header(self, index: int) -> ImageHeader:
         """Mode and size of image `index`, without decoding it. Raises `UnreadableImageError`."""
@@ -110,6 +110,8 @@ class Dataset:
     """How the split came about, in words for a person."""
     warnings: tuple[str, ...] = ()
     """What a person should know before trusting results on this data."""
+    objective: str | None = None
+    """The metric that the data set is scored by, where it is not its task's main one."""
 
     def parts(self) -> Iterator[Part]:
         """Train, val and test, in this order."""

@@ -10,8 +10,17 @@ from lt_search.data.label_table import Row
 def units_of(rows: Sequence[Row]) -> tuple[str, ...]:
     """(N,) the unit of each row: images that share a patient or a group, directly or through others, share a unit.
 
-    A unit is named after the first, in sorted order, of its groups and patients. An image without either is a
-    unit of its own. So where all images have a group and no patient (or the reverse), units are just the groups.
+    An image without either is a unit of its own. So where all images have a group and no patient (or the reverse),
+    units are just the groups.
+    """
+    return tied_units([_ties(row) for row in rows])
+
+
+def tied_units(ties: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """(N,) the unit of each image: the first, in sorted order, of all keys that tie it to others, directly or not.
+
+    Args:
+        ties: (N,) the keys of each image, at least one; a key says what it is, since group 7 is not patient 7.
     """
     parent: dict[str, str] = {}
 
@@ -22,7 +31,6 @@ def units_of(rows: Sequence[Row]) -> tuple[str, ...]:
             key = parent[key]
         return key
 
-    ties = [_ties(row) for row in rows]
     for first, *others in ties:
         for other in others:
             low, high = sorted((root(first), root(other)))
@@ -41,6 +49,6 @@ def unit_name(rows: Sequence[Row]) -> str:
 
 
 def _ties(row: Row) -> list[str]:
-    """The keys that tie this row to others; prefixed, since group 7 is not patient 7."""
+    """The keys that tie this row to others."""
     named = (("group", row.group), ("patient", row.patient))
     return [f"{kind}:{key}" for kind, key in named if key] or [f"image:{row.image}"]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lt_search.cli import main
-from tests.lt_search.data.published import make_isic, make_nih
+from tests.lt_search.data.published import make_isic, make_nih, make_odir
 
 
 class Outcome:
@@ -206,10 +206,23 @@ def test_data_check_describes_a_published_data_set_with_its_split_and_metrics(ru
     assert outcome.code == 0, outcome.err
     for word in ("nih-cxr14: multi-label", "7:1:2 by patient", "objective: mAP", "macro_auc", "(no label)", "patients"):
         assert word in outcome.out
+    outcome = run("data", "check", "--dataset", "odir5k", "--data-root", make_odir(tmp_path / "odir"))
+    assert outcome.code == 0, outcome.err
+    for word in ("odir5k: multi-label, 70 images, 8 classes", "2 RGB views", "objective: odir_score", "pooled_kappa"):
+        assert word in outcome.out
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("isic2019", "ISIC_2019_Training_Input"), ("nih-cxr14", "Data_Entry_2017.csv")]
+    ("name", "wanted"),
+    [
+        ("isic2019", "ISIC_2019_Training_Input"),
+        ("nih-cxr14", "Data_Entry_2017.csv"),
+        ("hyper-kvasir", "labeled-images"),
+        ("isic-archive-lt", "VASC.csv"),
+        ("odir5k", "Training Images"),
+        ("cxr-lt-2023", "train.csv"),
+        ("skin7", "ISIC2018_Task3_Training_GroundTruth.csv"),
+    ],
 )
 def test_data_check_of_the_wrong_folder_names_all_that_is_missing(run, tmp_path: Path, name: str, wanted: str) -> None:
     (tmp_path / "there.txt").touch()

@@ -320,6 +320,9 @@ def test_main_metric_comes_first() -> None:
         "macro_f1",
         "macro_kappa",
         "macro_mcc",
+        "pooled_kappa",
+        "pooled_auc",
+        "odir_score",
         "macro_ece",
     ]
     assert [metric.name for metric in metrics_for(Task.MULTI_CLASS)] == [

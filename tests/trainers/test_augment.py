@@ -55,6 +55,17 @@ def test_nothing_on_is_the_normalised_image(channels: int) -> None:
     torch.testing.assert_close(x, evaluation_images(images, 1.0))
 
 
+@pytest.mark.parametrize("how", [Augmentation(crop=0.75), EVERYTHING])
+def test_all_views_of_an_image_are_augmented_alike(how: Augmentation) -> None:
+    images = pictures(channels=6)
+    both = training_images(images, how, generator("cpu", 0))
+    each = [training_images(view, how, generator("cpu", 0)) for view in images.split(3, 1)]
+    torch.testing.assert_close(both, torch.cat(each, 1))
+    torch.testing.assert_close(
+        evaluation_images(images, 0.75), torch.cat([evaluation_images(view, 0.75) for view in images.split(3, 1)], 1)
+    )
+
+
 @pytest.mark.parametrize(("side", "crop", "out"), [(16, 0.875, 14), (512, 0.875, 448), (256, 0.875, 224), (3, 0.1, 1)])
 def test_evaluation_takes_the_centre(side: int, crop: float, out: int) -> None:
     assert output_side(side, crop) == out

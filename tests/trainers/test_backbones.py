@@ -71,6 +71,15 @@ def test_conv4_makes_a_map_of_a_quarter_of_the_side(side: int, map_side: int) ->
     assert [m.out_channels for m in convolutions] == [32] * 4
 
 
+@pytest.mark.parametrize("name", ["conv4", "resnet18"])
+def test_the_maps_of_several_views_lie_side_by_side(name: str) -> None:
+    trunk = build(name)[0].eval()
+    left, right = torch.randn(2, 2, 3, 64, 64).unbind(0)
+    with torch.no_grad():
+        both = trunk(torch.cat((left, right), 1))
+        torch.testing.assert_close(both, torch.cat((trunk(left), trunk(right)), -1))
+
+
 def test_conv4_and_known_names_need_no_torchvision() -> None:
     code = (
         "import sys; from trainers.backbones import build, check_name; from trainers.registry import find_trainer;"

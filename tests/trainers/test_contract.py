@@ -79,8 +79,8 @@ OTHER_STAGE2: dict[str, dict[str, Any]] = {
 Trainer = TwoStageTrainer[Any]
 
 
-def pictures(n: int, seed: int = 0) -> Images:
-    return np.random.default_rng(seed).integers(0, 256, (n, 1, SIDE, SIDE), dtype=np.uint8)
+def pictures(n: int, seed: int = 0, channels: int = 1) -> Images:
+    return np.random.default_rng(seed).integers(0, 256, (n, channels, SIDE, SIDE), dtype=np.uint8)
 
 
 def labels_for(task: Task, positives: tuple[int, ...] = (20, 10, 5, 3)) -> Tensor:
@@ -99,7 +99,9 @@ CASES = [(name, task) for name in BUILT_IN for task in sorted(find_trainer(name)
 CASES += [(f"{name}/{row}", task) for (name, task), rows in ROWS.items() for row in rows]
 
 
-def build(case: tuple[str, Task], *, labels: Tensor | None = None, seed: int = 0, **stage2: Any) -> Trainer:
+def build(
+    case: tuple[str, Task], *, labels: Tensor | None = None, seed: int = 0, channels: int = 1, **stage2: Any
+) -> Trainer:
     """The trainer of a case: the name of one, or trainer/row, and its task."""
     (name, _, row), task = case[0].partition("/"), case[1]
     trainer = find_trainer(name)
@@ -109,7 +111,7 @@ def build(case: tuple[str, Task], *, labels: Tensor | None = None, seed: int = 0
     inputs = TrainerInputs(
         task=task,
         n_classes=C,
-        images=pictures(N),
+        images=pictures(N, channels=channels),
         labels=labels_for(task) if labels is None else labels,
         device=torch.device("cpu"),
         seed=seed,
@@ -245,6 +247,21 @@ def test_a_stage_one_serves_trials_of_another_stage_two(case: tuple[str, Task], 
         trainer.begin_stage2()
     assert train(fresh, 2, range(2)) == train(stored, 2, range(2))
     assert_same(fresh, stored)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_both_views_of_an_image_are_trained_on_and_predicted_from(name: str) -> None:
+    trainer = build((name, sorted(find_trainer(name).tasks)[-1]), channels=6)
+    train(trainer, 1, range(3))
+    trainer.begin_stage2()
+    train(trainer, 2, range(1))
+    images = pictures(9, seed=2, channels=6)
+    logits, probe = trainer.predict_logits(images), trainer.probe_logits(images)
+    assert logits.shape == probe.shape == (9, C) and logits.isfinite().all() and probe.isfinite().all()
+    for view in (slice(3), slice(3, 6)):
+        changed = images.copy()
+        changed[:, view] = 255 - changed[:, view]
+        assert not torch.equal(trainer.predict_logits(changed), logits)
 
 
 def test_evaluation_changes_nothing(case: tuple[str, Task]) -> None:

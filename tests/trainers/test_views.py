@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +99,13 @@ def test_a_shift_moves_by_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch
     rows = (weight.sum(2) * torch.arange(32)).sum(1) / weight.sum((1, 2))
     assert (rows - 16).abs().max() <= 0.0625 * 32 + 1e-3
     assert (rows - 16).abs().max() > 1
+
+
+@pytest.mark.parametrize("view", [weak_view, partial(strong_view, strength=2.0)])
+def test_both_eyes_of_an_image_are_transformed_alike(view: Callable[..., Tensor]) -> None:
+    images = pictures(6, 6)
+    both = view(images, "both", generator=draws())
+    torch.testing.assert_close(both, torch.cat([view(eye, "both", generator=draws()) for eye in images.split(3, 1)], 1))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

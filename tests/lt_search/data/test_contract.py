@@ -10,7 +10,17 @@ import pytest
 from lt_search.data import Dataset, load_dataset, open_images
 from lt_search.data.check import describe
 from tests.lt_search.data.pictures import make_table, multi_class_rows, multi_label_rows
-from tests.lt_search.data.published import add_official_lists, make_isic, make_nih, nih_rows
+from tests.lt_search.data.published import (
+    add_official_lists,
+    make_archive,
+    make_cxr_lt,
+    make_isic,
+    make_kvasir,
+    make_nih,
+    make_odir,
+    make_skin7,
+    nih_rows,
+)
 from trainers.task import Task
 
 Loader = Callable[[int], Dataset]
@@ -28,7 +38,23 @@ PARAMS = [
     "isic2019:lt-10",
     "nih-cxr14:patient",
     "nih-cxr14:official",
+    "hyper-kvasir",
+    "isic-archive-lt",
+    "odir5k",
+    "odir5k:eyes",
+    "cxr-lt-2023:subject",
+    "skin7",
+    "skin7:fold-2",
 ]
+
+MAKERS = {
+    "hyper-kvasir": make_kvasir,
+    "isic-archive-lt": make_archive,
+    "odir5k": make_odir,
+    "cxr-lt-2023": make_cxr_lt,
+    "skin7": make_skin7,
+}
+"""What makes the folder of a published data set that needs nothing else."""
 
 
 @pytest.fixture(params=PARAMS)
@@ -43,6 +69,8 @@ def load(request: pytest.FixtureRequest, tmp_path: Path) -> Loader:
     elif name.startswith("nih-cxr14"):
         root = make_nih(tmp_path / "nih")
         add_official_lists(root, nih_rows())
+    elif name.partition(":")[0] in MAKERS:
+        root = MAKERS[name.partition(":")[0]](tmp_path / "published")
     return lambda split_seed: load_dataset(name, root, split_seed)
 
 
@@ -54,7 +82,7 @@ def check_contract(dataset: Dataset) -> None:
     ids = [name for part in dataset.parts() for name in part.ids]
     assert len(set(ids)) == len(ids)
     channels = {part.source.channels() for part in dataset.parts()}
-    assert channels in ({1}, {3})
+    assert channels in ({1}, {3}, {6})
     for part in dataset.parts():
         n = len(part)
         assert n > 0 and len(part.groups) == n
