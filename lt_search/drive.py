@@ -98,6 +98,7 @@ def carry_out(
                     remove_checkpoints(store, trial.number)
         trim_checkpoints(store, summary, how.keep_gb)
         store.write("trials.csv", trials_csv(summary.trials))
+        live.trial_ended(summary)
 
     referee = Referee(spec, journal, store, on_report=board.write, on_end=on_end)
 
