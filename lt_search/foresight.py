@@ -7,8 +7,8 @@ stage-1 head itself.
 Trials that were pruned have no final value, so this is a correlation over survivors. Cutting off one end of the range
 of the probe makes its correlation smaller than it would be over all stage 1s (range restriction), the more so the
 more a rung stops. A probe may therefore fail the bar below although it foretells well; a rung is turned off too early
-rather than too late, which costs time and loses no good trial. Stage 1s that got more stage 2s than others also have
-the better best.
+rather than too late, which costs time and loses no good trial. So does looking again after each trial: the interval
+is one for a single look. Stage 1s that got more stage 2s than others also have the better best.
 
 The interval is Fisher's z with the standard error of Bonett and Wright, "Sample size requirements for estimating
 Pearson, Kendall and Spearman correlations", Psychometrika 65 (2000), sqrt((1 + r^2 / 2) / (n - 3)). It is a closed
