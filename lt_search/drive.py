@@ -101,6 +101,7 @@ def carry_out(
                     remove_checkpoints(store, trial.number)
         trim_checkpoints(store, summary, how.keep_gb)
         store.write("trials.csv", trials_csv(summary.trials))
+        live.trial_ended(summary)
 
     def log(text: str) -> None:
         store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")

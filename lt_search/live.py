@@ -55,6 +55,8 @@ class LiveStatus:
         self._last_draw = 0.0
         self._last_line = 0.0
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._logged_probes: list[str] = []
+        self._said: set[str] = set()
 
     def __enter__(self) -> LiveStatus:
         if self._live:
@@ -65,6 +67,7 @@ class LiveStatus:
         if self._live:
             self._live.stop()
         self.line()
+        self._log_probes(self._summarise().probe_lines)
 
     def tick(self) -> None:
         """Called often; redraws and logs when it is time to."""
@@ -81,9 +84,27 @@ class LiveStatus:
         """Writes a status line to the log, and to the console if that is no terminal."""
         self._last_line = time.monotonic()
         text = status_line(self._spec, self._summarise(), self._elapsed, self._concurrent())
-        self._store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
+        self._log(text)
         if self._live is None:
             self._console.print(text, highlight=False, soft_wrap=True)
+
+    def trial_ended(self, summary: RunSummary) -> None:
+        """Logs what the probes of stage 1 foretell, where that is news, and says which rungs were turned off."""
+        if summary.probe_lines != self._logged_probes:
+            self._log_probes(summary.probe_lines)
+        for text in summary.notices:
+            if text not in self._said:
+                self._said.add(text)
+                self._log(text)
+                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _log_probes(self, lines: list[str]) -> None:
+        self._logged_probes = lines
+        for line in lines:
+            self._log(line)
+
+    def _log(self, text: str) -> None:
+        self._store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
 
     @property
     def _elapsed(self) -> float:
@@ -130,13 +151,17 @@ def render_status(
     if spec.reuse:
         saved = f", {show_duration(summary.saved_by_reuse)} saved" if summary.reused else ""
         table.add_row("stage 1", f"{summary.stage1_trained} trained, {summary.reused} used again{saved}")
+    for line in summary.probe_lines:
+        name, told = line.split(" ", 1)
+        table.add_row(name, Text(told))
     times = [f"{show_duration(elapsed)} so far"] if elapsed is not None else []
     left = summary.seconds_left(concurrent)
     if left is not None and summary.ended < summary.target:
         times.append(f"about {show_duration(left)} to go")
     if times:
         table.add_row("time", ", ".join(times))
-    return Group(Text(f"{spec.options['space']} on {spec.data.name}", style="bold"), table)
+    title = Text(f"{spec.options['space']} on {spec.data.name}", style="bold")
+    return Group(title, table, *map(Text, summary.notices))
 
 
 def render_leaderboard(spec: RunSpec, summary: RunSummary, limit: int = 10) -> Table:

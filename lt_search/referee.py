@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lt_search.address import stage1_address
 from lt_search.checkpoints import load_checkpoint, trial_folder
 from lt_search.durations import show_duration
+from lt_search.foresight import Evidence, Foresight
 from lt_search.messages import StepReport, TrialJob
 from lt_search.rungs import Decision, Record, Rung, RungMachine
 from lt_search.sampler import STAGE1_COST, STAGE2_COST, propose
@@ -52,6 +53,11 @@ TRIALS = "trials"
 def rung_attribute(rung: Rung) -> str:
     """Name of the user attribute that holds what happened at a rung."""
     return f"rung:{rung.stage}:{rung.step}"
+
+
+def off_attribute(rung: Rung) -> str:
+    """Name of the user attribute of the study that says why a rung was turned off."""
+    return f"off:{rung.stage}:{rung.step}"
 
 
 class Referee:
@@ -99,6 +105,10 @@ class Referee:
         """Trials that were proposed and are not being trained: by number, the first to be handed out first."""
         self._wanted: dict[int, str] = {}
         """Addresses of those among them that wait for a stage 1 which another trial trains."""
+        self._evidence = stage1_evidence(journal.trials(), spec.rung_list)
+        for rung in turned_off(journal, spec.rung_list):
+            self._machine.turn_off(rung)
+        self._weigh_probes()
         self._ended_before = {trial.number for trial in journal.started() if trial.state.is_finished()}
         if spec.search:
             journal.study.enqueue_trial(spec.first_values(), skip_if_exists=True)
@@ -292,8 +302,8 @@ class Referee:
         if name in trial.user_attrs:
             return Decision(trial.user_attrs[name]["decision"])
         key = str(trial.user_attrs[ADDRESS]) if rung.stage == 1 else str(trial.number)
-        first = all(record.key != key for record in self._machine.records(rung))
         verdict = self._machine.cross(Record(rung, key, report.value, report.standard_error))
+        head = report.scalars.get(self.spec.metric) if rung.stage == 1 else None
         entry = {
             "key": key,
             "value": report.value,
@@ -301,10 +311,21 @@ class Referee:
             "decision": str(verdict.decision),
             "peers": verdict.peers,
             "cut": verdict.cut,
-            "counts": first,
+            "counts": verdict.first,
+            "head_value": head,
+            "off": self._machine.is_off(rung),
         }
         self.journal.set(trial.number, name, entry)
+        if rung.stage == 1:
+            self._evidence.record(rung, key, report.value, head)
         return verdict.decision
+
+    def _weigh_probes(self) -> None:
+        """Turns off, for good, each stage-1 rung whose probe was found not to foretell the final value."""
+        for found in self._evidence.foresight() if self.spec.prune else ():
+            if found.fails and not self._machine.is_off(found.rung):
+                self.journal.study.set_user_attr(off_attribute(found.rung), found.to_json())
+                self._machine.turn_off(found.rung)
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -317,6 +338,9 @@ class Referee:
         for name, value in attributes.items():
             self.journal.set(number, name, value)
         self.journal.tell(number, state, attributes[FINAL][0] if state == TrialState.COMPLETE else None)
+        if state == TrialState.COMPLETE:
+            self._evidence.finish(self.journal.trial(number).user_attrs[ADDRESS], attributes[FINAL][0])
+            self._weigh_probes()
         self._on_end()
 
     def _end_decided_trials(self) -> None:
@@ -361,6 +385,27 @@ def journal_records(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> lis
             if entry is not None and entry["counts"]:
                 records.append(Record(rung, entry["key"], entry["value"], entry["standard_error"]))
     return records
+
+
+def stage1_evidence(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> Evidence:
+    """What the journal knows of each stage-1 address. Journals of earlier versions hold no value of its head."""
+    points = [rung for rung in rungs if rung.stage == 1]
+    evidence = Evidence(points)
+    for trial in trials:
+        for rung in points:
+            entry = trial.user_attrs.get(rung_attribute(rung))
+            if entry is not None and entry["counts"]:
+                evidence.record(rung, entry["key"], entry["value"], entry.get("head_value"))
+        if trial.state == TrialState.COMPLETE:
+            evidence.finish(trial.user_attrs[ADDRESS], trial.values[0])
+    return evidence
+
+
+def turned_off(journal: Journal, rungs: Iterable[Rung]) -> dict[Rung, Foresight]:
+    """The rungs that were turned off in a run, with what that was decided on."""
+    attributes = journal.study.user_attrs
+    names = {rung: off_attribute(rung) for rung in rungs}
+    return {rung: Foresight.from_json(rung, attributes[name]) for rung, name in names.items() if name in attributes}
 
 
 def read_reports(store: FolderStore, number: int) -> list[StepReport]:

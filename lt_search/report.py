@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lt_search.foresight import BAR, CONFIDENCE, ENOUGH, FEWEST, Correlation, Foresight
+from lt_search.rungs import Rung
+
 TrialState = Literal["finished", "pruned", "failed", "running"]
 
 _MAX_OPEN_ROWS = 25
@@ -141,6 +144,10 @@ class ReportData:
     importances: Mapping[str, float]
     """By parameter, summing to 1; empty where they cannot be computed."""
     cost: Cost
+    foresight: Sequence[Foresight] = ()
+    """How well each stage-1 rung foretells the final value."""
+    turned_off: frozenset[Rung] = frozenset()
+    """Rungs that stop no more trials, because their probe foretells too little."""
     default_trial: int | None = None
     """The trial with the paper's values, if the run has one."""
     log_parameters: frozenset[str] = frozenset()
@@ -404,7 +411,32 @@ def _rungs(data: ReportData) -> _Html:
         f"Their {data.metric} there, with one standard error: of the probe in stage 1, of the model in stage 2. "
         "Values are compared within a rung only.",
     )
-    return _tag("div", survival + values, klass="pair")
+    return _tag("div", survival + values, klass="pair") + _probes(data)
+
+
+def _probes(data: ReportData) -> _Html:
+    """Whether the probe of stage 1 earns its place."""
+    if not data.foresight:
+        return _join(())
+    rows = []
+    for found in data.foresight:
+        off = "turned off" if found.rung in data.turned_off else ""
+        few = found.addresses < FEWEST
+        told = ["too few" if few else _correlation(seen) for seen in (found.probe, found.head)]
+        rows.append([str(found.rung), str(found.addresses), *told, off])
+    head = ["rung", "stage 1s", "probe", "stage-1 head", ""]
+    text = (
+        f"How well a stage-1 rung foretells the final {data.metric}: Spearman's rank correlation of the value there "
+        f"with the best final value of that stage 1, and its {CONFIDENCE:.0%} interval. A rung whose probe has an "
+        f"interval below {BAR} over {ENOUGH} stage 1s or more is turned off. Only stage 1s of finished trials are "
+        "counted: those that were stopped are missing at one end, which makes these correlations smaller than they "
+        "would be over all, so a rung is rather turned off too early than too late."
+    )
+    return _tag("p", text) + _table(head, rows, {1: "number", 2: "number", 3: "number"})
+
+
+def _correlation(found: Correlation | None) -> str:
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else "–"
 
 
 def _importance(data: ReportData) -> _Html:

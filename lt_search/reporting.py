@@ -55,9 +55,11 @@ def report_data(spec: RunSpec, journal: Journal, store: FolderStore) -> ReportDa
         winner=_winner(spec, store, summary.best) if summary.best else None,
         importances=_importances(journal),
         cost=_cost(summary, reuse=spec.reuse),
+        foresight=summary.foresight,
+        turned_off=frozenset(summary.turned_off),
         default_trial=0 if summary.trials and spec.search else None,
         log_parameters=frozenset(name for name, p in spec.parameters.items() if _is_log(p.distribution)),
-        notes=tuple(spec.notes),
+        notes=(*spec.notes, *summary.notices),
     )
 
 

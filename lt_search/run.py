@@ -272,6 +272,8 @@ def _conclude(spec: RunSpec, journal: Journal, store: FolderStore, stop: StopRea
         console.print(render_leaderboard(spec, summary))
         say(f"best: trial {best.number}, validation {spec.metric} {show_value(best.value, best.standard_error)}")
         say(f"exported to {store.path('best')}; check it with: lt-search evaluate {store.path('best')}")
+    for line in summary.probe_lines:
+        say(line)
     say(f"report: {store.path(REPORT)}")
     again = resume_command(store)
     if stop.text:

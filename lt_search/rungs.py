@@ -1,7 +1,8 @@
 """Stage-wise asynchronous successive halving, as a pure state machine.
 
 Events in, decisions out; no clock, no global random numbers, no Ray. A value is recorded only at the rung that is
-crossed now, values of different stages are never compared, and the whole state can be rebuilt from the records.
+crossed now, values of different stages are never compared, and the whole state can be rebuilt from the records and
+the rungs that were turned off.
 
 Stopping variant of ASHA: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, Algorithm 2.
 """
@@ -9,7 +10,8 @@ Stopping variant of ASHA: Li et al., "A System for Massively Parallel Hyperparam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from bisect import insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -54,6 +56,8 @@ class Verdict:
     """Other keys recorded at this rung at the time of the decision."""
     cut: float | None
     """The value to reach; None while the rung does not decide yet."""
+    first: bool
+    """Whether this was the first record of its key at this rung, the one that counts."""
 
 
 class RungMachine:
@@ -74,6 +78,8 @@ class RungMachine:
         self.eta = eta
         self.enabled = enabled
         self._records: dict[Rung, dict[str, Record]] = {rung: {} for rung in sorted(set(rungs))}
+        self._ascending: dict[Rung, list[float]] = {rung: [] for rung in self._records}
+        self._off: set[Rung] = set()
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -84,11 +90,18 @@ class RungMachine:
         """The records of one rung, in order of arrival."""
         return tuple(self._records[rung].values())
 
+    def turn_off(self, rung: Rung) -> None:
+        """Lets one rung stop nothing from now on; it still records, and its verdicts still tell the cut."""
+        self._off.add(rung)
+
+    def is_off(self, rung: Rung) -> bool:
+        """Whether a rung was turned off."""
+        return rung in self._off
+
     def restore(self, records: Iterable[Record]) -> None:
         """Takes over records of an earlier process; the first one of a key wins, unknown rungs are refused."""
         for record in records:
-            self._check(record)
-            self._records[record.rung].setdefault(record.key, record)
+            self._add(record)
 
     def cross(self, record: Record) -> Verdict:
         """Records a value at the rung it crosses now, and decides.
@@ -98,15 +111,26 @@ class RungMachine:
         Raises:
             ValueError: if the rung is unknown or the value is not finite.
         """
+        first = self._add(record)
+        record = self._records[record.rung][record.key]
+        values = self._ascending[record.rung]
+        peers = len(values) - 1
+        if peers < self.eta:
+            return Verdict(Decision.CONTINUE, peers, None, first)
+        cut = cutoff(values, self.eta)
+        below = record.standard_error is not None and record.value + record.standard_error < cut
+        stops = below and self.enabled and record.rung not in self._off
+        return Verdict(Decision.STOP if stops else Decision.CONTINUE, peers, cut, first)
+
+    def _add(self, record: Record) -> bool:
+        """Keeps a record unless its key is there already; returns whether it was kept."""
         self._check(record)
         at_rung = self._records[record.rung]
-        record = at_rung.setdefault(record.key, record)
-        peers = len(at_rung) - 1
-        if peers < self.eta:
-            return Verdict(Decision.CONTINUE, peers, None)
-        cut = cutoff([r.value for r in at_rung.values()], self.eta)
-        below = record.standard_error is not None and record.value + record.standard_error < cut
-        return Verdict(Decision.STOP if below and self.enabled else Decision.CONTINUE, peers, cut)
+        if record.key in at_rung:
+            return False
+        at_rung[record.key] = record
+        insort(self._ascending[record.rung], record.value)
+        return True
 
     def _check(self, record: Record) -> None:
         if record.rung not in self._records:
@@ -115,7 +139,6 @@ class RungMachine:
             raise ValueError(f"the value {record.value} at {record.rung} is not finite; such a trial has failed")
 
 
-def cutoff(values: Iterable[float], eta: int) -> float:
-    """The smallest value among the best 1 / eta of `values` (at least one of them)."""
-    ranked = sorted(values, reverse=True)
-    return ranked[max(1, len(ranked) // eta) - 1]
+def cutoff(ascending: Sequence[float], eta: int) -> float:
+    """The smallest value among the best 1 / eta (at least one) of values in ascending order."""
+    return ascending[-max(1, len(ascending) // eta)]

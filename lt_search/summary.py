@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lt_search.referee import ATTEMPT, COST, FAILURE, FINAL, REUSED, STOPPED, TRIALS, rung_attribute
+from lt_search.foresight import Foresight, foresight_line, why_off
+from lt_search.referee import (
+    ATTEMPT,
+    COST,
+    FAILURE,
+    FINAL,
+    REUSED,
+    STOPPED,
+    TRIALS,
+    rung_attribute,
+    stage1_evidence,
+    turned_off,
+)
 from lt_search.rungs import Decision, Rung
 from lt_search.sampler import STAGE1_COST, STAGE2_COST
 
@@ -72,6 +84,10 @@ class RunSummary:
     """Trials to propose in all."""
     trials: tuple[TrialSummary, ...]
     rungs: tuple[RungSummary, ...]
+    foresight: tuple[Foresight, ...] = ()
+    """How well each stage-1 rung foretells the final value, as far as is known now."""
+    turned_off: Mapping[Rung, Foresight] = field(default_factory=dict)
+    """The rungs that stop no more trials, with what that was decided on."""
 
     @property
     def best(self) -> TrialSummary | None:
@@ -119,6 +135,16 @@ class RunSummary:
         """Trials that are finished, pruned or failed."""
         return len(self.trials) - len(self.of_state("running"))
 
+    @property
+    def probe_lines(self) -> list[str]:
+        """One line of `name=value` pairs per stage-1 rung."""
+        return [foresight_line(found, off=found.rung in self.turned_off) for found in self.foresight]
+
+    @property
+    def notices(self) -> list[str]:
+        """What a person has to be told once: the rungs that were turned off, and why."""
+        return [why_off(found) for found in self.turned_off.values()]
+
     def seconds_left(self, concurrent: int) -> float | None:
         """A guess from the mean time of ended trials; None before the first one ended."""
         times = [sum(trial.seconds.values()) for trial in self.trials if trial.state in {"finished", "pruned"}]
@@ -136,7 +162,13 @@ def summarise(spec: RunSpec, journal: Journal) -> RunSummary:
         stopped = sum(entry["decision"] == Decision.STOP for entry in entries)
         rungs.append(RungSummary(rung, len(entries), stopped))
     target = int(journal.study.user_attrs.get(TRIALS, 0))
-    return RunSummary(target, tuple(_trial_summary(trial) for trial in trials), tuple(rungs))
+    return RunSummary(
+        target,
+        tuple(_trial_summary(trial) for trial in trials),
+        tuple(rungs),
+        stage1_evidence(trials, spec.rung_list).foresight(),
+        turned_off(journal, spec.rung_list),
+    )
 
 
 def _trial_summary(trial: FrozenTrial) -> TrialSummary:

@@ -126,13 +126,17 @@ def test_a_search_ends_with_all_it_promises(searches: Searches) -> None:
     assert json.loads((folder / "best/metrics.json").read_text())["mAP"] == pytest.approx(finished["value"].max(), 1e-5)
     assert {"model.safetensors", "provenance.json"} <= {path.name for path in (folder / "best").iterdir()}
     assert list((folder / "trials/0000/tensorboard").glob("events.out.tfevents.*"))
-    assert "trials=12/12" in (folder / "search.log").read_text()
+    log = (folder / "search.log").read_text()
+    assert "trials=12/12" in log
+    probes = re.findall(r"^probe stage=1 step=[13] n=\d+ .+$", out, re.MULTILINE)
+    assert len(probes) == 2 and all(line in log for line in probes)
     assert "<svg" in (folder / "report.html").read_text()
     left = {path.parent.name for path in folder.glob("trials/*/checkpoint-*")}
     assert left == {f"{number:04d}" for number in finished["number"]}, "only finished trials keep their models"
 
     shown = searches.command("status", "a", "--storage", searches.storage)
     assert "12 of 12 done" in shown.stdout
+    assert "stage=1 step=1 n=" in shown.stdout, "the status says it, too"
 
     again = searches.command("evaluate", folder / "best")
     assert again.returncode == 0, again.stdout + again.stderr

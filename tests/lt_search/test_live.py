@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from lt_search.foresight import Correlation, Foresight
 from lt_search.live import LiveStatus, render_leaderboard, render_status, status_line
 from lt_search.rungs import Rung
 from lt_search.spec import RunSpec
@@ -87,6 +89,44 @@ def test_without_a_terminal_each_line_goes_to_the_log_too(
     log = (tmp_path / "search.log").read_text().splitlines()
     assert len(log) == 2, "one at the start, one at the end; the second tick came within a minute"
     assert [line.split(" ", 1)[1] for line in log] == text.getvalue().splitlines()
+
+
+FORESIGHT = (
+    Foresight(Rung(1, 1), 21, Correlation(0.1, -0.2, 0.4), None),
+    Foresight(Rung(1, 3), 3, None, None),
+)
+
+
+def test_what_the_probe_foretells_is_logged_when_it_is_news_and_that_a_rung_is_off_is_said_once(
+    tiny_spec: RunSpec, summary: RunSummary, tmp_path: Path
+) -> None:
+    before = replace(summary, foresight=FORESIGHT)
+    after = replace(before, turned_off={Rung(1, 1): FORESIGHT[0]})
+    text = io.StringIO()
+    with LiveStatus(
+        tiny_spec, FolderStore(tmp_path), lambda: after, dict, lambda: 2, Console(file=text, width=300)
+    ) as live:
+        for now in (before, before, after, after):
+            live.trial_ended(now)
+    log = [line.split(" ", 1)[1] for line in (tmp_path / "search.log").read_text().splitlines()]
+    probe = [line for line in log if line.startswith("probe ")]
+    first, few = "probe stage=1 step=1 n=21 spearman=0.10 [-0.20,0.40] head=none", "probe stage=1 step=3 n=3 too few"
+    assert probe == [first, few, f"{first} off", few, f"{first} off", few], "at first, turned off, at the end"
+    said = "stage 1 step 1 stops no more trials: over 21 stage 1s"
+    assert sum(line.startswith(said) for line in log) == 1
+    assert text.getvalue().count(said) == 1
+
+
+def test_the_status_shows_what_the_probe_foretells(tiny_spec: RunSpec, summary: RunSummary) -> None:
+    text = io.StringIO()
+    shown = replace(summary, foresight=FORESIGHT, turned_off={Rung(1, 1): FORESIGHT[0]})
+    Console(file=text, width=200).print(render_status(tiny_spec, shown, {}, None, 1))
+    for fact in (
+        "stage=1 step=1 n=21 spearman=0.10 [-0.20,0.40] head=none off",
+        "stage=1 step=3 n=3 too few",
+        "stage 1 step 1 stops no more trials",
+    ):
+        assert fact in text.getvalue()
 
 
 def test_the_table_of_trials_leaves_empty_what_a_trial_has_not(summary: RunSummary) -> None:

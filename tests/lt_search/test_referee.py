@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from lt_search.referee import (
     final_report,
     journal_records,
     read_reports,
+    turned_off,
 )
 from lt_search.rungs import Decision, Rung
 from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler
@@ -31,6 +33,7 @@ from lt_search.spec import RunSpec
 from lt_search.stage_gate import StageGate
 from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore
+from lt_search.summary import summarise
 from tests.lt_search.test_stage_store import stage as stored_stage
 
 
@@ -249,6 +252,92 @@ def test_the_final_report_is_found_in_the_checkpoint_where_the_log_lost_its_line
     assert final_report(driver.store, 0) == last
     driver.store.append_line("trials/0000/metrics.jsonl", replace(last, seconds=9.0).to_json())
     assert final_report(driver.store, 0) == replace(last, seconds=9.0)
+
+
+def _finish(driver: Driver, trials: int) -> None:
+    """Finishes trials whose probe foretells nothing at step 1 and all at step 3; large errors stop none."""
+    for _ in range(trials):
+        number = driver.job().number
+        final = 0.5 + 0.01 * number
+        for step, value in ((1, 0.5 + 0.01 * (number * 7 % 10)), (3, final)):
+            driver.referee.observe(replace(report(number, 1, step, value, scalars={"mAP": -value}), standard_error=1.0))
+        driver.referee.observe(report(number, 2, 1, final))
+        driver.referee.observe(report(number, 2, 2, final, final=True))
+
+
+def _bad_trial(driver: Driver, *rungs: tuple[int, int]) -> list[Decision]:
+    number = driver.job().number
+    return [driver.referee.observe(report(number, stage, step, 0.0)) for stage, step in rungs]
+
+
+def test_a_stage_1_rung_turns_itself_off_once_its_probe_is_known_to_foretell_nothing(driver: Driver) -> None:
+    driver.journal.study.set_user_attr(TRIALS, 60)
+    _finish(driver, 19)
+    assert _bad_trial(driver, (1, 1)) == [Decision.STOP], "19 stage 1s, and one that was pruned, are too few"
+    _finish(driver, 1)
+    assert _bad_trial(driver, (1, 1), (1, 3)) == [Decision.CONTINUE, Decision.STOP], "the other rung foretells all"
+    entry, before = (driver.trial(number).user_attrs["rung:1:1"] for number in (21, 19))
+    assert (entry["off"], entry["value"], entry["peers"], entry["counts"]) == (True, 0.0, 21, True)
+    assert entry["cut"] > 0.5 and before["off"] is False
+    (found,) = turned_off(driver.journal, driver.referee.spec.rung_list).values()
+    assert (found.rung, found.addresses) == (Rung(1, 1), 20)
+    assert found.probe is not None and found.probe.high < 0.5
+    assert found.head is not None and found.head.value == pytest.approx(-found.probe.value)
+
+
+def test_a_rung_that_turned_itself_off_stays_off(driver: Driver) -> None:
+    driver.journal.study.set_user_attr(TRIALS, 100)
+    _finish(driver, 20)
+    for number in range(20, 30):  # with these the correlation is high
+        driver.job()
+        for stage, step in ((1, 1), (2, 2)):
+            driver.referee.observe(replace(report(number, stage, step, float(number)), final=stage == 2))
+    (now, _) = summarise(driver.referee.spec, driver.journal).foresight
+    assert now.addresses == 30 and not now.fails
+    assert _bad_trial(driver, (1, 1)) == [Decision.CONTINUE]
+
+
+def test_a_search_without_pruning_turns_nothing_off_and_says_what_the_probe_foretells(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    spec = tiny_spec.model_copy(update={"prune": False})
+    driver = Driver(spec, tmp_path / "run", trials=60)
+    _finish(driver, 20)
+    summary = summarise(spec, driver.journal)
+    assert summary.foresight[0].fails
+    assert not summary.turned_off and not turned_off(driver.journal, spec.rung_list)
+
+
+def test_killed_before_it_noted_that_a_rung_is_off_the_next_driver_turns_it_off_too(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    first = Driver(tiny_spec, tmp_path / "run", trials=60)
+    _finish(first, 20)
+    noted = turned_off(first.journal, tiny_spec.rung_list)
+    assert noted
+    journal = tmp_path / "run/journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if b'"off:1:1"' in line)
+    truths = []
+    for kept in (lines, lines[:at], lines[: at - 1]):  # the line before tells the end of the 20th trial
+        journal.write_bytes(b"".join(kept))
+        driver = Driver(tiny_spec, tmp_path / "run", trials=60)
+        assert turned_off(driver.journal, tiny_spec.rung_list) == noted
+        assert _bad_trial(driver, (1, 1), (1, 3)) == [Decision.CONTINUE, Decision.STOP]
+        truths.append(_truth(driver.journal))
+    assert truths[0] == truths[1] == truths[2]
+
+
+def test_a_journal_of_an_earlier_version_lacks_the_head_alone(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    first = Driver(tiny_spec, tmp_path / "run", trials=60)
+    _finish(first, 6)
+    assert all(found.head is not None for found in summarise(tiny_spec, first.journal).foresight)
+    journal = tmp_path / "run/journal.log"
+    older, entries = re.subn(r',"head_value":[^,}]+,"off":\w+', "", journal.read_text())
+    assert entries == 18
+    journal.write_text(older)
+    for found in summarise(tiny_spec, Driver(tiny_spec, tmp_path / "run").journal).foresight:
+        assert found.addresses == 6 and found.probe is not None and found.head is None
 
 
 SCRIPT: list[tuple[int, int, int, float]] = [

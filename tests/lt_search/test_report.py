@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lt_search.class_groups import class_groups
+from lt_search.foresight import Correlation, Foresight
 from lt_search.report import (
     ClassScore,
     Cost,
@@ -24,6 +25,7 @@ from lt_search.report import (
     parameter_text,
     render,
 )
+from lt_search.rungs import Rung
 
 RUNGS = ((1, 2), (1, 6), (2, 2), (2, 5))
 STAGE_LENGTH = {1: 16, 2: 10}
@@ -290,6 +292,24 @@ def test_parallel_coordinates_keep_the_most_important_parameters() -> None:
     drawn = section(render(replace(synthetic(0), trials=rows, importances=importances)), "coordinates")
     assert re.findall(r">(p\d+)<", drawn) == [f"p{i}" for i in range(10)]
     assert "4 parameters are left out" in drawn
+
+
+def test_the_probe_is_set_beside_the_head_and_a_rung_that_is_off_is_named() -> None:
+    seen = (
+        Foresight(Rung(1, 2), 21, Correlation(0.1, -0.2, 0.4), Correlation(0.31, 0.0, 0.56)),
+        Foresight(Rung(1, 6), 12, Correlation(0.81, 0.62, 0.91), None),
+        Foresight(Rung(1, 9), 3, None, None),
+    )
+    page = render(replace(synthetic(30), foresight=seen, turned_off=frozenset({Rung(1, 2)})))
+    table = section(page, "rungs").split("<table>")[-1]
+    cells = [re.findall("<td[^>]*>(.*?)</td>", row) for row in table.split("</tr>")[1:-1]]
+    assert cells == [
+        ["stage 1 step 2", "21", "0.10 [-0.20, 0.40]", "0.31 [0.00, 0.56]", "turned off"],
+        ["stage 1 step 6", "12", "0.81 [0.62, 0.91]", "–", ""],
+        ["stage 1 step 9", "3", "too few", "too few", ""],
+    ]
+    assert "Only stage 1s of finished trials are counted" in section(page, "rungs")
+    assert "<table>" not in section(render(synthetic(30)), "rungs"), "a run without stage-1 rungs"
 
 
 def test_inactive_parameters_are_off() -> None:

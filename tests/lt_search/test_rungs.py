@@ -91,6 +91,16 @@ def test_stops_nothing_when_pruning_is_off_but_records_all() -> None:
     assert len(machine.records(R1)) == 6
 
 
+def test_a_rung_that_was_turned_off_stops_nothing_and_the_others_still_do() -> None:
+    machine = RungMachine([R1, R2], eta=2)
+    machine.turn_off(R1)
+    crossings = [(rung, machine.cross(Record(rung, str(i), -float(i)))) for rung in (R1, R2) for i in range(4)]
+    assert [verdict.decision for rung, verdict in crossings if rung == R1] == [GO] * 4
+    assert [verdict.decision for rung, verdict in crossings if rung == R2] == [GO, GO, STOP, STOP]
+    assert [verdict.cut for rung, verdict in crossings if rung == R1] == [None, None, 0.0, -1.0], "still told"
+    assert (machine.is_off(R1), machine.is_off(R2)) == (True, False)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_refuses_values_that_are_not_finite(value: float) -> None:
     machine = RungMachine([R1])
@@ -151,6 +161,6 @@ def test_a_stopped_value_is_below_the_best_share_by_more_than_its_error(events: 
 
 @given(st.lists(values, min_size=1, max_size=30), etas)
 def test_cutoff_is_the_value_of_rank_n_over_eta(at_rung: list[float], eta: int) -> None:
-    cut = cutoff(at_rung, eta)
+    cut = cutoff(sorted(at_rung), eta)
     rank = max(1, len(at_rung) // eta)
     assert sum(value > cut for value in at_rung) < rank <= sum(value >= cut for value in at_rung)
