@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from lt_search.parameters import active_names
 from lt_search.spec import RunSpec, parse_config, trainer_type
 from lt_search.values import flatten
+
+
+OUR_TRAINERS = "trainers"
+"""The package whose trainers' `code_version` is raised with every change that moves results."""
 
 
 def content_hash(*parts: Any) -> str:
@@ -32,8 +38,9 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any]) -> str:
     needed = parse_config(trainer.config_type, flat).resources()
     return content_hash(
         {
-            "trainer": trainer.name,
+            "trainer": [trainer.name, f"{trainer.__module__}.{trainer.__qualname__}", _source(trainer)],
             "code_version": trainer.code_version,
+            "torch": version("torch"),
             "stage1": stage1,
             "data": spec.data.fingerprint,
             "split": spec.data.split_hash,
@@ -44,6 +51,16 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any]) -> str:
             "resources": {resource.key: spec.resources.get(resource.key) for resource in needed},
         }
     )
+
+
+def _source(trainer: type[object]) -> str | None:
+    """A digest of the file that defines a trainer of the user's own, who may forget to raise its `code_version`."""
+    if trainer.__module__.partition(".")[0] == OUR_TRAINERS:
+        return None
+    try:
+        return content_hash(inspect.getsource(inspect.getmodule(trainer) or trainer))
+    except (OSError, TypeError):
+        return None  # typed into an interpreter: there is no file
 
 
 def hash_tensors(tensors: Mapping[str, Any]) -> str:

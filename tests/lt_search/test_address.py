@@ -36,6 +36,7 @@ def test_every_stage_one_value_counts(tiny_spec: RunSpec, name: str) -> None:
         {"data": {"split_hash": "other"}},
         {"data": {"image_size": 16}},
         {"data": {"pixels": {"train": "other"}}},
+        {"data": {"pixels": {"val": "other"}}},
     ],
     ids=str,
 )
@@ -43,6 +44,24 @@ def test_seed_and_data_count(tiny_spec: RunSpec, change: dict[str, Any]) -> None
     data = tiny_spec.data.model_copy(update=change.get("data", {}))
     other = tiny_spec.model_copy(update={**change, "data": data})
     assert stage1_address(tiny_spec, DRAWN) != stage1_address(other, DRAWN)
+
+
+def test_an_edited_trainer_of_the_users_own_has_other_stage_1s(
+    tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stage1_address(tiny_spec, DRAWN)
+    monkeypatch.setattr("inspect.getsource", lambda thing: "edited")
+    assert stage1_address(tiny_spec, DRAWN) != before
+    monkeypatch.setattr("lt_search.address.OUR_TRAINERS", "tests")
+    ours = stage1_address(tiny_spec, DRAWN)
+    monkeypatch.setattr("inspect.getsource", lambda thing: "edited again")
+    assert stage1_address(tiny_spec, DRAWN) == ours, "code_version says when built-in trainers change"
+
+
+def test_another_version_of_torch_has_other_stage_1s(tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stage1_address(tiny_spec, DRAWN)
+    monkeypatch.setattr("lt_search.address.version", lambda name: "0.0")
+    assert stage1_address(tiny_spec, DRAWN) != before
 
 
 def test_what_changes_nothing_in_training_does_not_count(tiny_spec: RunSpec) -> None:

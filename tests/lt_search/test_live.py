@@ -20,8 +20,25 @@ def summary() -> RunSummary:
     return RunSummary(
         target=10,
         trials=(
-            TrialSummary(0, "finished", 0.7, 0.02, {"stage1.lr": 0.5}, {"stage1": 10, "stage2": 2}),
-            TrialSummary(1, "finished", 0.8, 0.02, {"stage1.lr": 0.25}, {"stage1": 20, "stage2": 4}),
+            TrialSummary(
+                0,
+                "finished",
+                0.7,
+                0.02,
+                {"stage1.lr": 0.5},
+                {"stage1": 10, "stage2": 2},
+                full_seconds={"stage1": 10, "stage2": 2},
+            ),
+            TrialSummary(
+                1,
+                "finished",
+                0.8,
+                0.02,
+                {"stage1.lr": 0.25},
+                {"stage1": 2, "stage2": 4},
+                reused_from="run/0",
+                full_seconds={"stage1": 20, "stage2": 4},
+            ),
             TrialSummary(2, "pruned", None, None, {}, {"stage1": 6}, "stage 1 step 1"),
             TrialSummary(3, "failed", None, None, {}, {}, "boom"),
             TrialSummary(4, "running", None, None, {}, {}),
@@ -38,7 +55,7 @@ def test_the_best_is_a_finished_trial(summary: RunSummary) -> None:
 
 
 def test_time_left_is_that_of_the_trials_still_to_come(summary: RunSummary) -> None:
-    mean = (12 + 24 + 6) / 3
+    mean = (12 + 6 + 6) / 3
     assert summary.ended == 4
     assert summary.seconds_left(concurrent=2) == pytest.approx(6 * mean / 2)
     assert RunSummary(5, (), ()).seconds_left(1) is None
@@ -57,7 +74,7 @@ def test_the_line_can_be_grepped(tiny_spec: RunSpec, summary: RunSummary) -> Non
         "best_trial": "1",
         "rungs": "1:1:2/3",
         "elapsed": "1m01s",
-        "left": "42s",
+        "left": "24s",
     }
 
 
