@@ -13,7 +13,6 @@ from lt_search.parameters import active_names
 from lt_search.spec import RunSpec, parse_config, trainer_type
 from lt_search.values import flatten
 
-
 OUR_TRAINERS = "trainers"
 """The package whose trainers' `code_version` is raised with every change that moves results."""
 

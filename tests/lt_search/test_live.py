@@ -73,6 +73,9 @@ def test_the_line_can_be_grepped(tiny_spec: RunSpec, summary: RunSummary) -> Non
         "best_mAP": "0.8000",
         "best_trial": "1",
         "rungs": "1:1:2/3",
+        "stage1_trained": "1",
+        "stage1_reused": "1",
+        "saved": "18s",
         "elapsed": "1m01s",
         "left": "24s",
     }
