@@ -60,7 +60,7 @@ COLLAPSED = 1e-2
 FEW_ACTIVE = 0.01
 """Share of active candidates below which a margin teaches next to nothing."""
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class MetricStage1(AugmentedStage1):
@@ -490,13 +490,13 @@ class _BatchMeans:
 def _watch(measured: Mapping[str, float]) -> None:
     """Warns of embeddings that have become one, and of margins that nothing violates."""
     if measured.get("negative_distance", 2.0) < COLLAPSED:
-        log.warning(
+        _log.warning(
             "embeddings have collapsed: those of different classes are %.2g apart; use stage1.warm_up, or selector "
             "semi_hard or random_hard",
             measured["negative_distance"],
         )
     elif measured.get("active", 1.0) < FEW_ACTIVE:
-        log.warning(
+        _log.warning(
             "%.2g %% of the metric loss's candidates violate the margin; raise it, or use selector batch_hard",
             100 * measured["active"],
         )
