@@ -55,10 +55,7 @@ FROM_SCRATCH = frozenset({"crt", "reweight", "balsoft"})
 """Methods that train weights of the head; they may start from new ones."""
 
 COLLAPSED = 1e-2
-"""Mean distance of negatives below which all embeddings are as good as one."""
-
-FEW_ACTIVE = 0.01
-"""Share of active candidates below which a margin teaches next to nothing."""
+"""Mean distance of negatives below which all embeddings are as good as one, and the log says so."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +82,8 @@ class MetricStage1(AugmentedStage1):
     """Triplets of `triplet` ([TC] mostly random_hard), see `trainers.metric_losses`. `batch_hard` and `hardest_neg`
     may collapse from random weights: warm up, or use `semi_hard`."""
     margin: float = Field(0.5, ge=0, le=4)
-    """m of `triplet`, of squared distances between unit vectors, which are at most 4 ([TC] 0.5)."""
+    """m of `triplet`, of squared distances between unit vectors, which are at most 4 ([TC] 0.5). Too small where the
+    logged share `active` falls below 1 % early."""
     center_margin: float = Field(0.5, ge=0, le=4)
     """m of `triplet_center`, of squared distances ([TC] 0.5; 0 in one script that starts from a trained network)."""
     center_negatives: CentreNegatives = "all"
@@ -367,7 +365,12 @@ class MetricTrainer(RebalancingTrainer[MetricConfig]):
 
         mean = self.train_on_images(1, step, order=order, batch_size=batch_size, loss_of=loss, optimizer=optimizer)
         measured = seen.means()
-        _watch(measured)
+        if measured.get("negative_distance", COLLAPSED) < COLLAPSED:
+            _log.warning(
+                "epoch %d: the embeddings of different classes are one: use stage1.warm_up, or selector "
+                "semi_hard or random_hard",
+                step + 1,
+            )
         return {"loss": mean, **measured}
 
     def begin_stage2(self) -> None:
@@ -485,18 +488,3 @@ class _BatchMeans:
     def means(self) -> dict[str, float]:
         """The mean of each scalar."""
         return {name: total.item() / self._batches for name, total in self._totals.items()}
-
-
-def _watch(measured: Mapping[str, float]) -> None:
-    """Warns of embeddings that have become one, and of margins that nothing violates."""
-    if measured.get("negative_distance", 2.0) < COLLAPSED:
-        _log.warning(
-            "embeddings have collapsed: those of different classes are %.2g apart; use stage1.warm_up, or selector "
-            "semi_hard or random_hard",
-            measured["negative_distance"],
-        )
-    elif measured.get("active", 1.0) < FEW_ACTIVE:
-        _log.warning(
-            "%.2g %% of the metric loss's candidates violate the margin; raise it, or use selector batch_hard",
-            100 * measured["active"],
-        )
