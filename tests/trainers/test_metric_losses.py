@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -127,6 +128,10 @@ def triplet_of(selector: Selector, margin: float = MARGIN, seed: int = 0) -> Cal
     return lambda e: triplet(e, pairs(), margin, selector, draws(seed))
 
 
+def loss_of(selector: Selector, e: Tensor) -> Tensor:
+    return triplet_of(selector)(e).loss
+
+
 def centre_of(kind: Any, margin: float = MARGIN) -> Callable[[Tensor], Mined]:
     labels, centres, present = torch.from_numpy(LABELS), torch.from_numpy(CENTRES), torch.from_numpy(PRESENT)
     return lambda e: triplet_centre(e, labels, centres.to(e), present, margin, kind)
@@ -137,7 +142,7 @@ def contrastive_of(margin: float = MARGIN) -> Callable[[Tensor], Mined]:
 
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
-    **{name: (lambda e, f=triplet_of(name): f(e).loss) for name in get_args(Selector)},
+    **{name: partial(loss_of, name) for name in get_args(Selector)},
     "centre": lambda e: centre_of("all")(e).loss,
     "centre worst": lambda e: centre_of("worst")(e).loss,
     "contrastive": lambda e: contrastive_of()(e).loss,
