@@ -92,7 +92,7 @@ class MetricStage1(AugmentedStage1):
     """m of `contrastive`, of distances between unit vectors, which are at most 2 ([TC] 0.5)."""
     temperature: float = Field(0.1, gt=0, le=100)
     """T of `supcon` (arXiv 2004.11362: 0.1)."""
-    metric_weight: float = Field(1.0, ge=0, le=1000)
+    metric_weight: float = Field(1.0, gt=0, le=1000)
     """lambda, the weight of L_metric beside L_cls [R]."""
     warm_up: float = Field(0.0, ge=0, le=1)
     """Fraction of stage 1 over which lambda grows linearly from 0 [R, 0 = at once]. Without a classification there is
@@ -154,10 +154,8 @@ class MetricStage1(AugmentedStage1):
 
     @model_validator(mode="after")
     def _losses_fit(self) -> MetricStage1:
-        if self.mode == "metric_only" and (self.metric == "none" or self.metric_weight == 0):
-            raise ValueError(
-                "mode metric_only needs a metric and a metric_weight above 0; set metric to triplet, ..., or mode joint"
-            )
+        if self.mode == "metric_only" and self.metric == "none":
+            raise ValueError("mode metric_only needs a metric; set metric to triplet, ..., or mode to joint")
         if self.loaders == "one" and self.class_weights != "none":
             raise ValueError("class_weights are for natural batches; set loaders to two, or class_weights to none")
         return self

@@ -232,7 +232,6 @@ def test_classes_of_fewer_images_than_a_batch_takes_train_on(name: str) -> None:
 
 @pytest.mark.parametrize(("stage1", "stage2", "message"), [
     ({"mode": "metric_only", "metric": "none"}, {}, "needs a metric"),
-    ({"mode": "metric_only", "metric_weight": 0.0}, {}, "needs a metric"),
     ({"mode": "metric_only"}, {"method": "tau_norm"}, "trains no head"),
     ({"mode": "metric_only"}, {"method": "crt", "head_init": "stage1"}, "trains no head"),
     ({"loaders": "one", "class_weights": "effective"}, {}, "natural batches"),
