@@ -197,6 +197,8 @@ class _Resolver:
         rungs = {stage: self._rung_steps(stage, config, fixed) for stage in ("stage1", "stage2")}
         self._check_rungs(rungs, config, searched)
         self.problems.raise_if_any()
+        counts = map(int, self.dataset.train_counts())
+        self.notes.extend(config.notes(dict(zip(self.dataset.classes, counts, strict=True))))
         return RunSpec(
             options={k: list(v) if isinstance(v, tuple) else v for k, v in vars(self.options).items()},
             trainer=self.space.trainer,

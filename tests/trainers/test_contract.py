@@ -225,6 +225,7 @@ FROZEN = {
     "decoupled": {},
     "ldrnet": {"update_encoder": False},
     "lmd": {"update_encoder": False},
+    "metric": {},
 }
 """A stage 2 that leaves the encoder alone, by trainer."""
 
