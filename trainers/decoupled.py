@@ -8,8 +8,7 @@ works on features of un-augmented training images, extracted once. Sources of th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,14 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainers import batches
 from trainers.augment import training_images
-from trainers.base import Stage2Config, Task, TrainerConfig, TrainerInputs, Weights, first_step
-from trainers.gaussians import Gaussians, fit, moments
-from trainers.heads import ClassHead, tau_normalise, to_nearest_mean
-from trainers.image_config import AugmentedStage1, ImageTrainerConfig
-from trainers.image_trainer import ImageTrainer
+from trainers.base import Task, TrainerConfig, TrainerInputs, Weights, first_step
+from trainers.gaussians import Gaussians, fit
+from trainers.heads import ClassHead
+from trainers.image_config import AugmentedStage1
 from trainers.pooled import PooledNetwork
+from trainers.rebalancing import SHARE, RebalancingConfig, RebalancingStage2, RebalancingTrainer
 from trainers.seeding import derive_seed
 from trainers.sigmoid_losses import asymmetric, bce, focal_bce, positive_weights
 from trainers.softmax_losses import (
@@ -57,12 +55,6 @@ ONE_LABEL_LOSSES = frozenset({"class_balanced", "ldam_drw", "balanced_softmax", 
 SEVERAL_LABEL_LOSSES = frozenset({"asymmetric", "pos_weight"})
 SEVERAL_LABEL_METHODS = frozenset({"none", "crt"})
 """The others move a label's scores as a whole, which changes no ranking within a label, or need one label an image."""
-
-SHARE = "share"
-"""Key of an optimiser's group for its share of the learning rate; 1 where it is missing."""
-
-REFERENCE_BATCH = 512
-"""Batch size that stage 2's learning rate is given for; the rate is scaled with the batch (Kang et al., issue 8)."""
 
 
 class DecoupledStage1(AugmentedStage1):
@@ -115,7 +107,7 @@ class DecoupledStage1(AugmentedStage1):
         return first_step(self.drw_start, self.epochs)
 
 
-class DecoupledStage2(Stage2Config):
+class DecoupledStage2(RebalancingStage2):
     """The classifier, re-balanced on the frozen encoder."""
 
     method: Method = "none"
@@ -124,14 +116,6 @@ class DecoupledStage2(Stage2Config):
     smoothing, while batch norms adapt to class-balanced images. `tau_norm`: weights divided by their norm^tau. `ncm`:
     nearest class mean by cosine. `logit_adjustment`: logits minus tau log prior. `vfc`: a new head on virtual features.
     Several labels an image: `none` and `crt` only."""
-    lr: float = Field(0.2, gt=0, le=100)
-    """SGD's learning rate of the methods that learn, at a batch of 512, scaled with the batch; a cosine to 0."""
-    batch_size: int = Field(512, ge=1, le=65_536)
-    """Features in a batch of the methods that learn."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD's momentum."""
-    weight_decay: float = Field(5e-4, ge=0, le=1)
-    """SGD's L2 penalty."""
     tau: float = Field(1.0, ge=0, le=10)
     """tau of `tau_norm` and of `logit_adjustment`."""
     head_lr_factor: float = Field(0.1, gt=0, le=1)
@@ -153,7 +137,7 @@ class DecoupledStage2(Stage2Config):
         return self.method in ("crt", "lws", "mislas", "vfc")
 
 
-class DecoupledConfig(ImageTrainerConfig):
+class DecoupledConfig(RebalancingConfig):
     """All parameters of the baselines; a row of a comparison uses few of them."""
 
     stage1: DecoupledStage1 = Field(default_factory=DecoupledStage1)
@@ -164,7 +148,7 @@ class DecoupledConfig(ImageTrainerConfig):
         return {1: self.stage1.reweighted_from if self.stage1.loss == "ldam_drw" else 0, 2: 0}
 
 
-class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
+class DecoupledTrainer(RebalancingTrainer[DecoupledConfig]):
     """Trains a baseline, see the module's docstring."""
 
     name: ClassVar[str] = "decoupled"
@@ -229,16 +213,13 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
 
     def begin_stage2(self) -> None:
         """Applies the methods that are formulas, and starts those that learn."""
-        cfg, head = self.config.stage2, self._head
+        cfg = self.config.stage2
         self.enter_stage(2)
         if cfg.method in ("crt", "vfc"):
             self.fresh_head(lambda: self._new_head(self.model.dim))
-        elif cfg.method == "tau_norm":
-            tau_normalise(head, cfg.tau)
-        elif cfg.method == "ncm":
-            to_nearest_mean(head, moments(self.current_sums()).mean[0].float())
         elif cfg.method == "logit_adjustment":
-            head.offset -= cfg.tau * log_prior(self.counts)
+            self._head.offset -= cfg.tau * log_prior(self.counts)
+        self.rebalance_by_formula()
         self.optimizers = self.build_optimizers()
 
     def stage2_step(self, step: int) -> dict[str, float]:
@@ -247,29 +228,14 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         if not cfg.trains:
             return {}
         if cfg.method == "mislas":
-            self._move_batch_norms(step)
+            self.move_batch_norms(step, exponent=1.0)
         if cfg.method == "vfc":
             total = cfg.virtual_size * int((self.counts > 0).sum())
             drawn = self.virtual_features(step, self.kept_gaussians(self._fitted), cfg.virtual_size, cfg.batch_size)
         else:
             total = len(self.labels)
             drawn = self.balanced_features(step, total, cfg.batch_size)
-        rates = self._cosine_rates(step, math.ceil(total / cfg.batch_size))
-        optimizer = self.optimizers["head"]
-
-        def set_rate() -> None:
-            rate = next(rates)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get(SHARE, 1.0)
-
-        loss = self.train_on_features(drawn, loss_of=self._head_loss(), optimizer=optimizer, before_batch=set_rate)
-        return {"head_loss": loss}
-
-    @property
-    def _head(self) -> ClassHead:
-        head = self.model.head
-        assert isinstance(head, ClassHead)
-        return head
+        return {"head_loss": self.train_head(step, drawn, total, self._head_loss())}
 
     def _new_head(self, dim: int) -> ClassHead:
         return ClassHead(dim, self.inputs.n_classes)
@@ -328,28 +294,11 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         smoothing = smoothing_by_count(self.counts, cfg.smooth_head, cfg.smooth_tail)
         return lambda logits, targets: label_aware_smoothing(logits, targets, smoothing)
 
-    def _move_batch_norms(self, step: int) -> None:
-        """MiSLAS's shift learning: batch norms see one epoch of class-balanced images; no parameter moves."""
-        cfg = self.config.stage1
-        draws = self.draws(2, step, "augmentation")
-        order = self.step_order(2, step, None, exponent=1.0)
-        self.model.train()
-        with torch.no_grad():
-            for _, raw in batches.load(self.inputs.images, batches.split(order, cfg.batch_size), self.device):
-                self.forward(training_images(raw, cfg.augmentations, draws))
-        self.encoder_changed()
-
     def _fitted(self) -> Gaussians:
         cfg = self.config.stage2
         return fit(
             self.current_sums("full"), cov_type="full", shrinkage=cfg.shrinkage, towards="identity", ridge=cfg.cov_eps
         )
-
-    def _cosine_rates(self, step: int, batches: int) -> Iterator[float]:
-        """Learning rates of a round's batches, on one cosine from the start to the end of stage 2."""
-        cfg = self.config.stage2
-        top, steps = cfg.lr * cfg.batch_size / REFERENCE_BATCH, cfg.rounds * batches
-        return (top * (1 + math.cos(math.pi * (step * batches + i) / steps)) / 2 for i in range(batches))
 
 
 def _check_task(config: DecoupledConfig, task: Task) -> None:
