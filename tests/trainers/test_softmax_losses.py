@@ -183,6 +183,12 @@ def test_margins_fall_with_the_fourth_root_and_the_rarest_class_has_the_largest(
     assert margins[0] / margins[3] == pytest.approx((3 / 500) ** 0.25)
 
 
+def test_seesaw_compensates_a_hopeless_image_only_to_its_floor() -> None:
+    z = torch.tensor([[9.0, -9.0]])
+    found = seesaw(z, torch.tensor([1]), torch.tensor([5, 5]), 0.8, 2.0).item()
+    assert found == pytest.approx(18 + 2 * np.log(1 / 0.01), abs=1e-4)
+
+
 def test_clouds_grow_with_the_log_of_rarity_and_vanish_where_classes_are_equal() -> None:
     log_n = np.log(COUNTS.numpy())
     np.testing.assert_allclose(cloud_sizes(COUNTS, 0.4), 0.4 * (log_n[0] - log_n) / (log_n[0] - log_n[3]), rtol=1e-6)
