@@ -65,10 +65,13 @@ ROWS: dict[tuple[str, Task], dict[str, dict[str, Any]]] = {
         "ncm": {"stage2": {"method": "ncm"}},
         "vfc": {"stage2": {"method": "vfc", "virtual_size": 50}},
         "mislas": {"stage1": {"loss": "mixup"}, "stage2": {"method": "mislas"}},
+        "gcl": {"stage1": {"loss": "gcl"}, "stage2": {"method": "lws"}},
+        "balanced_mixup": {"stage1": {"loss": "balanced_mixup"}},
     },
     ("decoupled", Task.MULTI_LABEL): {
         "bce": {"stage2": {"method": "none"}},
         "asymmetric": {"stage1": {"loss": "asymmetric"}, "stage2": {"method": "none"}},
+        "db": {"stage1": {"loss": "distribution_balanced"}},
     },
     ("metric", Task.MULTI_CLASS): {
         "center+ncm": {"stage1": {"metric": "triplet_center", "warm_up": 0.5}, "stage2": {"method": "ncm"}},

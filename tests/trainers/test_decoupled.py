@@ -15,16 +15,9 @@ from torch.nn import functional as F
 
 from tests.trainers.test_contract import TINY, labels_for, pictures, train
 from trainers.base import Task, TrainerInputs
-from trainers.decoupled import (
-    ONE_LABEL_LOSSES,
-    SEVERAL_LABEL_LOSSES,
-    SEVERAL_LABEL_METHODS,
-    DecoupledConfig,
-    DecoupledTrainer,
-    Loss,
-    Method,
-)
+from trainers.decoupled import SEVERAL_LABEL_METHODS, DecoupledConfig, DecoupledTrainer, Method
 from trainers.gaussians import Gaussians
+from trainers.long_tail_losses import ONE_LABEL_LOSSES, SEVERAL_LABEL_LOSSES, Loss
 
 Array = NDArray[Any]
 
@@ -62,7 +55,9 @@ ROWS = [
 
 PARAMETERS = {
     "focal_gamma": 1.5, "beta": 0.9, "ldam_scale": 4.0, "ldam_margin": 0.7, "tau": 1.6, "gamma_pos": 0.5,
-    "gamma_neg": 2.5, "asl_margin": 0.1, "weight_power": 0.8,
+    "gamma_neg": 2.5, "asl_margin": 0.1, "weight_power": 0.8, "smoothing": 0.2, "vs_gamma": 0.4, "seesaw_p": 0.6,
+    "seesaw_q": 1.3, "gcl_scale": 5.0, "gcl_noise": 0.7, "ral_gamma_pos": 0.3, "ral_hill": 1.2, "ral_linear": 0.6,
+    "ral_quadratic": -3.0, "db_centre": 0.3, "db_scale": 4.0, "db_kappa": 0.1,
 }  # fmt: skip
 """Of all losses, away from their defaults."""
 
@@ -85,8 +80,22 @@ def one_label_reference(loss: str, z: Array, cosines: Array, y: Array, counts: A
         moved = cosines.copy()
         moved[rows, y] -= margins[y]
         return weighted_mean(-log_softmax(4 * moved, 1)[rows, y], effective[y] if reweighted else same)
-    tau = {"balanced_softmax": 1.0, "logit_adjustment": 1.6}.get(loss, 0.0)
-    return float(np.mean(-log_softmax(z + tau * np.log(counts / counts.sum()), 1)[rows, y]))
+    if loss == "gcl":
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(5)).double().numpy() / 3
+        rarity = np.log(counts.max() / counts)
+        moved = cosines - 0.7 * rarity / rarity.max() * np.abs(noise).clip(max=1)
+        return float(np.mean(-log_softmax(5 * moved, 1)[rows, y]))
+    if loss == "seesaw":
+        p = np.exp(log_softmax(z, 1))
+        own = p[rows, y, None]
+        factors = np.minimum(1, counts / counts[y, None]) ** 0.6 * np.maximum(1, p / np.maximum(own, 0.01)) ** 1.3
+        factors[rows, y] = 1
+        return float(np.mean(np.log((factors * np.exp(z)).sum(1)) - z[rows, y]))
+    smoothing = 0.2 if loss == "label_smoothing" else 0.0
+    tau = {"balanced_softmax": 1.0, "logit_adjustment": 1.6, "vector_scaling": 1.6}.get(loss, 0.0)
+    scaled = z * (counts / counts.max()) ** (0.4 if loss == "vector_scaling" else 0.0)
+    losses = -log_softmax(scaled + tau * np.log(counts / counts.sum()), 1)
+    return float(np.mean((1 - smoothing) * losses[rows, y] + smoothing * losses.mean(1)))
 
 
 def several_label_reference(loss: str, z: Array, y: Array, counts: Array, images: int) -> float:
@@ -98,12 +107,27 @@ def several_label_reference(loss: str, z: Array, y: Array, counts: Array, images
     if loss == "asymmetric":
         shifted = np.maximum(p - 0.1, 0)
         return float(-np.mean(y * (1 - p) ** 0.5 * np.log(p) + (1 - y) * shifted**2.5 * np.log(1 - shifted)))
+    if loss == "robust_asymmetric":
+        shifted = np.maximum(p - 0.1, 0)
+        positive = (1 - p) ** 0.3 * (np.log(p) + 0.6 * (1 - p) - 1.5 * (1 - p) ** 2)
+        negative = shifted**2.5 * np.log(1 - shifted) * (1.2 - p) * p**2 * (1.2 - (1 - shifted))
+        return float(-np.mean(y * positive + (1 - y) * negative))
+    if loss == "distribution_balanced":
+        repeats = (y / counts).sum(1, keepdims=True)
+        rho = np.where(repeats > 0, 1 / counts / np.where(repeats > 0, repeats, 1), 0)
+        moved = z - 0.1 / 4 * np.log(images / counts - 1)
+        right = np.where(y == 1, expit(moved), expit(-4 * moved))
+        balance = (0.1 + expit(10 * (rho - 0.3))) / np.where(y == 1, 1, 4)
+        return float(np.mean(-2 * balance * (1 - right) ** 1.5 * np.log(right)))
     weight = ((1 - counts / images) / (counts / images)) ** (0.8 if loss == "pos_weight" else 0.0)
+    if loss == "class_balanced":
+        weight = (1 - 0.9) / (1 - 0.9**counts)
+        weight = weight / weight.mean()
     return float(-np.mean(weight * y * np.log(p) + (1 - y) * np.log(1 - p)))
 
 
 @pytest.mark.parametrize("reweighted", [False, True])
-@pytest.mark.parametrize(("task", "loss"), [row for row in ROWS if row[1] != "mixup"])
+@pytest.mark.parametrize(("task", "loss"), [row for row in ROWS if "mixup" not in row[1]])
 def test_every_loss_is_its_equation_at_the_rows_own_parameters(task: Task, loss: str, reweighted: bool) -> None:
     trainer = decoupled(loss, task=task, stage1=PARAMETERS)
     features = 2 * torch.randn((41, trainer.model.dim), generator=torch.Generator().manual_seed(0))
@@ -114,7 +138,8 @@ def test_every_loss_is_its_equation_at_the_rows_own_parameters(task: Task, loss:
         expected = several_label_reference(loss, z, y, y.sum(0), len(y))
     else:
         expected = one_label_reference(loss, z, cosines, y, np.bincount(y).astype(float), reweighted)
-    found = trainer._loss(features, trainer.labels, reweighted=reweighted)
+    draws = torch.Generator().manual_seed(5)
+    found = trainer._loss(features, trainer.labels, draws, reweighted=reweighted)
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -124,12 +149,13 @@ def test_every_loss_learns_and_is_a_loss_of_its_own(task: Task, loss: str) -> No
     assert torch.equal(plain.predict_logits(IMAGES), row.predict_logits(IMAGES)) is (loss == "plain")
     first, *_, last = train(decoupled(loss, task=task, stage1={"images_per_epoch": 41, "lr": 0.02}), 1, range(4))
     assert np.isfinite(last["loss"])
-    if loss not in ("mixup", "ldam_drw", "balanced_sampling"):
+    if loss not in ("mixup", "balanced_mixup", "ldam_drw", "gcl", "balanced_sampling", "distribution_balanced"):
         assert last["loss"] < first["loss"]
 
 
 @pytest.mark.parametrize(("task", "loss", "method"), [
-    (Task.MULTI_LABEL, "ldam_drw", "none"), (Task.MULTI_CLASS, "asymmetric", "none"),
+    *((Task.MULTI_LABEL, loss, "none") for loss in sorted(ONE_LABEL_LOSSES)),
+    *((Task.MULTI_CLASS, loss, "none") for loss in sorted(SEVERAL_LABEL_LOSSES)),
     *((Task.MULTI_LABEL, "plain", method) for method in get_args(Method) if method not in SEVERAL_LABEL_METHODS),
 ])  # fmt: skip
 def test_what_a_task_does_not_have_is_refused(task: Task, loss: str, method: str) -> None:
@@ -152,11 +178,12 @@ def test_trials_are_judged_only_after_the_first_reweighted_epoch(start: float, e
     assert decoupled("plain", **fields).config.losses_active_from() == {1: 0, 2: 0}
 
 
-def test_ldam_logits_are_scaled_cosines() -> None:
-    trainer = trained("ldam_drw")
+@pytest.mark.parametrize(("loss", "field"), [("ldam_drw", "ldam_scale"), ("gcl", "gcl_scale")])
+def test_logits_of_a_cosine_loss_are_scaled_cosines_without_noise(loss: str, field: str) -> None:
+    trainer = trained(loss, stage1={field: 20.0})
     weight = trainer.state()["model"]["head.weight"]
     x = trainer.features(IMAGES)
-    torch.testing.assert_close(trainer.predict_logits(IMAGES), 30 * F.normalize(x) @ F.normalize(weight).T)
+    torch.testing.assert_close(trainer.predict_logits(IMAGES), 20 * F.normalize(x) @ F.normalize(weight).T)
 
 
 @pytest.mark.parametrize(("exponent", "shares"), [
@@ -166,11 +193,42 @@ def test_balanced_sampling_sees_classes_as_often_as_its_exponent_says(
     exponent: float, shares: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = decoupled("balanced_sampling", stage1={"images_per_epoch": 4000, "sampling_exponent": exponent})
+    share = np.bincount(labels_for(Task.MULTI_CLASS).numpy()[order_of(trainer, monkeypatch)]) / 4000
+    np.testing.assert_allclose(share, shares, atol=0.03)
+
+
+def order_of(trainer: DecoupledTrainer, monkeypatch: pytest.MonkeyPatch) -> Array:
+    """The indices of the images that the first step of stage 1 sees."""
     seen: list[Array] = []
     monkeypatch.setattr(trainer, "train_on_images", lambda *_args, order, **_named: seen.append(order) or 0.0)
     trainer.stage1_step(0)
-    share = np.bincount(labels_for(Task.MULTI_CLASS).numpy()[seen[0]]) / 4000
-    np.testing.assert_allclose(share, shares, atol=0.03)
+    return seen[0]
+
+
+def test_distribution_balanced_loss_sees_labels_equally_often_or_every_image_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels = labels_for(Task.MULTI_LABEL).numpy()
+    by_class = decoupled("distribution_balanced", task=Task.MULTI_LABEL, stage1={"images_per_epoch": 4000})
+    drawn = np.bincount(order_of(by_class, monkeypatch), minlength=41)
+    # An image comes for each of its labels, with one chance among the label's images.
+    np.testing.assert_allclose(drawn / 4000, (labels / labels.sum(0)).sum(1) / 4, atol=0.02)
+    fields = {"images_per_epoch": 41, "sampling_exponent": 0.0}
+    plain = decoupled("distribution_balanced", task=Task.MULTI_LABEL, stage1=fields)
+    assert sorted(order_of(plain, monkeypatch)) == list(range(41))
+
+
+@pytest.mark.parametrize("task", [Task.MULTI_CLASS, Task.MULTI_LABEL])
+def test_balanced_mixup_pairs_every_image_with_one_sampled_class_by_class(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = decoupled("balanced_mixup", task=task, stage1={"images_per_epoch": 41 * 100})
+    order = order_of(trainer, monkeypatch)
+    assert (np.bincount(order[:, 0]) == 100).all()
+    y = trainer.labels.numpy() if task == Task.MULTI_LABEL else np.eye(4)[trainer.labels.numpy()]
+    drawn = np.bincount(order[:, 1], minlength=41) / 4100
+    np.testing.assert_allclose(drawn, (y / y.sum(0)).sum(1) / 4, atol=0.02)
+    assert abs(np.corrcoef(order.T)[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize("method", [method for method in get_args(Method) if method != "mislas"])
@@ -289,19 +347,39 @@ def test_the_rate_falls_on_one_cosine_and_scales_with_the_batch() -> None:
 
 def test_mixup_mixes_labels_as_it_mixes_images(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = decoupled("mixup")
+    seen = watch_mixtures(trainer, monkeypatch)
+    trainer._mixed_loss(one_hot_images(), torch.arange(4), torch.Generator().manual_seed(0), np.random.default_rng(3))
+    images, labels = seen
+    torch.testing.assert_close(images, labels)
+    assert ((labels > 0) & (labels < 1)).any()
+
+
+def test_balanced_mixup_gives_the_balanced_image_a_share_from_beta_alpha_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = decoupled("balanced_mixup", stage1={"mixup_alpha": 0.7})
+    seen = watch_mixtures(trainer, monkeypatch)
+    targets = torch.tensor([[0, 3], [1, 3], [2, 0], [3, 3]])
+    balanced = one_hot_images()[targets[:, 1]]
+    trainer._balanced_mixed_loss(one_hot_images(), balanced, targets, np.random.default_rng(3))
+    images, labels = seen
+    share = np.random.default_rng(3).beta(0.7, 1.0)
+    expected = (1 - share) * np.eye(4)[targets[:, 0]] + share * np.eye(4)[targets[:, 1]]
+    np.testing.assert_allclose(labels, expected, rtol=1e-6)
+    torch.testing.assert_close(images, labels)
+
+
+def one_hot_images() -> torch.Tensor:
+    """Image k is 1 in the k-th quarter of its pixels and 0 elsewhere."""
+    return torch.eye(4).repeat_interleave(12, 1).view(4, 3, 4, 4).contiguous()
+
+
+def watch_mixtures(trainer: DecoupledTrainer, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Of the next mixture of `one_hot_images`, the quarters of its images and its labels, both (4, 4)."""
     seen: list[torch.Tensor] = []
 
     def identity(images: torch.Tensor) -> torch.Tensor:
-        seen.append(images)
+        seen.append(images.flatten(1)[:, ::12])
         return images.flatten(1)[:, : trainer.model.dim]
 
     monkeypatch.setattr(trainer, "forward", identity)
-    one_hot = torch.eye(4)
-    images = one_hot.repeat_interleave(12, 1).view(4, 3, 4, 4).contiguous()
-    captured: dict[str, torch.Tensor] = {}
-    monkeypatch.setattr(
-        "trainers.decoupled.cross_entropy", lambda logits, mixed: captured.setdefault("mixed", mixed).sum()
-    )
-    trainer._mixed_loss(images, torch.arange(4), torch.Generator().manual_seed(0), np.random.default_rng(3))
-    torch.testing.assert_close(seen[0].flatten(1)[:, ::12], captured["mixed"])
-    assert ((captured["mixed"] > 0) & (captured["mixed"] < 1)).any()
+    monkeypatch.setattr("trainers.decoupled.cross_entropy", lambda _logits, mixed: seen.append(mixed))
+    return seen
