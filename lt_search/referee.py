@@ -389,11 +389,11 @@ def journal_records(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> lis
 
 def stage1_evidence(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> Evidence:
     """What the journal knows of each stage-1 address. Journals of earlier versions hold no value of its head."""
-    points = [rung for rung in rungs if rung.stage == 1]
+    points = {rung: rung_attribute(rung) for rung in rungs if rung.stage == 1}
     evidence = Evidence(points)
     for trial in trials:
-        for rung in points:
-            entry = trial.user_attrs.get(rung_attribute(rung))
+        for rung, name in points.items():
+            entry = trial.user_attrs.get(name)
             if entry is not None and entry["counts"]:
                 evidence.record(rung, entry["key"], entry["value"], entry.get("head_value"))
         if trial.state == TrialState.COMPLETE:
