@@ -141,6 +141,11 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--split-seed", metavar="N", help=_SPLIT_SEED)
     what.add_argument("--no-prune", action="store_true", help="train every trial to its end, for comparisons")
     what.add_argument("--no-reuse", action="store_true", help="train stage 1 in every trial, for comparisons")
+    what.add_argument(
+        "--cost-ratio",
+        metavar="F",
+        help="stage-1 over stage-2 cost, for proposals that no clock decides (default: measured)",
+    )
     what.add_argument("--row", metavar="NAME", help="one row of a space that compares several; default: all in turn")
     how = parser.add_argument_group("how it is carried out")
     how.add_argument("--trials", metavar="N", help="trials in all; with --resume it extends a run")
@@ -179,6 +184,7 @@ def _search_options(namespace: argparse.Namespace) -> tuple[SpecOptions, RunOpti
         "sampler": arguments.read("sampler", _word("staged", "tpe", "random")),
         "prune": False if arguments.text("no_prune") else None,
         "reuse": False if arguments.text("no_reuse") else None,
+        "cost_ratio": arguments.read("cost_ratio", _within(float, 1e-6, 1e6)),
         "row": arguments.text("row"),
     }
     how = {

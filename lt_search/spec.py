@@ -49,6 +49,8 @@ class SpecOptions:
     sampler: Literal["staged", "tpe", "random"] = "staged"
     prune: bool = True
     reuse: bool = True
+    cost_ratio: float | None = None
+    """Stage-1 cost over stage-2 cost as proposals see it; None: measured."""
     row: str | None = None
     """Which of the space's rows, where it has any."""
 
@@ -98,6 +100,8 @@ class RunSpec(BaseModel):
     prune: bool
     reuse: bool = True
     """Whether trials share finished stage 1s."""
+    cost_ratio: float | None = None
+    """Stage-1 cost over stage-2 cost as proposals see it; None: measured."""
     data: DataFacts
     config: dict[str, Any]
     """The whole base config, nested; searched parameters have their first trial's values."""
@@ -207,6 +211,7 @@ class _Resolver:
             seed=self.options.seed,
             sampler=self.options.sampler,
             reuse=self.options.reuse,
+            cost_ratio=self.options.cost_ratio,
             prune=self.options.prune,
             data=self._data_facts(),
             config=config.model_dump(mode="json"),
