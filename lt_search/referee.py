@@ -70,7 +70,7 @@ class Referee:
         on_report: called with every report that is news.
         on_end: called after a trial has ended.
         stage_storage: the storage whose stage 1s the trials share; None: each trains its own.
-        warn: called with what the user should know, once each.
+        warn: called with what the user should know.
         log: called with what is worth a line in the run's log.
     """
 
@@ -100,6 +100,7 @@ class Referee:
         self._warn = warn
         self._log_line = log
         self._warned: set[str] = set()
+        """Addresses of stage 1s that were found damaged, until they are there again."""
         self.gate = StageGate(stage_storage, str(store.root))
         self._waiting = [trial.number for trial in journal.unfinished()]
         """Trials that were proposed and are not being trained: by number, the first to be handed out first."""
@@ -193,7 +194,7 @@ class Referee:
             self.storage_failure = report.storage_failure
             return Decision.STOP
         if report.warning is not None:
-            self._warn_once(report.warning)
+            self._warn_of(trial.user_attrs.get(ADDRESS, ""), report.warning)
         if report.failure is not None:
             self.fail(number, report.failure)
             return Decision.STOP
@@ -232,13 +233,16 @@ class Referee:
                 self.gate.training(number, trial.user_attrs[ADDRESS])
             return
         self.gate.finished(number)
+        if report.reused_from is None:
+            self._warned.discard(trial.user_attrs[ADDRESS])
         if STAGE1_COST not in trial.user_attrs:
             reused = report.stage1_seconds
             self.journal.set(number, STAGE1_COST, self._cost(number).get("stage1", 0.0) if reused is None else reused)
 
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
+    def _warn_of(self, address: str, text: str) -> None:
+        """Passes a warning about a stage 1 on; of several trials that met the same damage, the first one's."""
+        if address not in self._warned:
+            self._warned.add(address)
             self._warn(text)
 
     def offer(self, free: int = 1) -> TrialJob | None:

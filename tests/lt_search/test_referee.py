@@ -525,11 +525,18 @@ def test_a_resumed_run_knows_which_trials_wait(tiny_spec: RunSpec, tmp_path: Pat
     assert resumed.job().number == 1
 
 
-def test_a_warning_of_a_trial_is_said_once(driver: Driver) -> None:
-    number = driver.job().number
-    for step in (1, 2):
-        driver.referee.observe(report(number, 1, step, warning="stage 1 abc is damaged"))
-    assert driver.warnings == ["stage 1 abc is damaged"]
+def test_each_damage_is_said_once(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=9, storage=tmp_path)
+    job = driver.job()
+    _train_stage1(driver, job, tmp_path)
+    together = [driver.job().number, driver.job().number]
+    for number in together:
+        driver.referee.observe(report(number, 1, 1, warning="stage 1 is damaged"))
+    assert driver.warnings == ["stage 1 is damaged"]
+    for step in (2, 3, 4):
+        driver.referee.observe(report(together[0], 1, step))
+    driver.referee.observe(report(driver.job().number, 1, 1, warning="stage 1 is damaged"))
+    assert len(driver.warnings) == 2, "it was whole again in between"
 
 
 def test_without_reuse_nobody_waits(tiny_spec: RunSpec, tmp_path: Path) -> None:
