@@ -29,7 +29,8 @@ Weights = Mapping[str, Tensor]
 """A state dict of plain tensors."""
 
 
-_HUB_NAME = re.compile(r"(?!.*\.(safetensors|pt|pth)$)\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
+_HUB_NAME = re.compile(r"(?!.*\.(safetensors|pt|pth|bin|npy|npz)$)\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
+"""A name on the hub; what ends like a file of tensors is a path."""
 
 
 @dataclass(frozen=True)
