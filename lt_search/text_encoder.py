@@ -106,7 +106,7 @@ class _Encoder:
                 states: Tensor = self.model(**self.tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         except Exception as error:  # Models that are no encoders fail each in its own way.
             raise ResourceUnavailable(f"{self.name}: cannot encode a text: {one_line(error)}") from error
-        return states.float()
+        return states.float().contiguous()
 
 
 def _find(source: str) -> tuple[str, Path, str]:
@@ -131,18 +131,18 @@ def _download(source: str) -> Path:
     name, _, revision = source.partition("@")
     silence: Exception | None = None
     try:
-        # The download waits without a limit for a hub that does not answer, so it is asked for the commit first.
-        commit = HfApi().model_info(name, revision=revision or None, timeout=TIMEOUT_S).sha
+        # The download waits without a limit for a hub that does not answer this.
+        HfApi().model_info(name, revision=revision or None, timeout=TIMEOUT_S)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         fix = "check the name, or give a folder or an embedding file"
         raise ResourceUnavailable(f"{source}: the hub has no such model, or keeps it private", fix) from error
     except Exception as error:  # The hub's HTTP client has errors of its own, and has been replaced before.
-        commit, silence = revision or None, error
+        silence = error
 
     def fetch(*patterns: str) -> Path:
         found = snapshot_download(
             name,
-            revision=commit,
+            revision=revision or None,
             allow_patterns=list(patterns),
             ignore_patterns=["*/*"],
             local_files_only=silence is not None,
