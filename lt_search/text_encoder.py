@@ -178,6 +178,8 @@ def _load(name: str, folder: Path) -> _Encoder:
         model, loaded = auto.from_pretrained(
             folder, config=config, dtype=torch.float32, weights_only=True, output_loading_info=True, **local
         )
+        if model.config.is_encoder_decoder:
+            model = model.get_encoder()
         text = (folder / "config.json").read_text()
     except Exception as error:  # Damaged and unknown files raise whatever their parser trips over.
         raise ResourceUnavailable(f"{name}: cannot be loaded as a text encoder: {one_line(error)}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import BartConfig, BartModel
 
 from lt_search.text_encoder import encode_labels
 from tests.lt_search.tiny_encoders import WIDTH, change_config, save_bert, save_clip
@@ -91,6 +92,18 @@ def test_clip_pools_by_its_end_token_as_its_own_pooler_does(tmp_path: Path) -> N
     made = encode_labels(str(tmp_path), LABELS)
     assert made.pooling == "eos"
     torch.testing.assert_close(made.embeddings, output.pooler_output)
+
+
+def test_of_an_encoder_and_decoder_the_encoder_reads_the_labels(tmp_path: Path) -> None:
+    _, tokenizer = save_bert(tmp_path)
+    halves = {f"{half}_{name}": 2 for half in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    torch.manual_seed(0)
+    model = BartModel(BartConfig(vocab_size=len(tokenizer), d_model=WIDTH, **halves)).eval()
+    model.save_pretrained(tmp_path)
+    tokenized = tokenizer("Mass", return_tensors="pt")
+    with torch.no_grad():
+        expected = model.encoder(tokenized["input_ids"]).last_hidden_state[0].mean(0)
+    torch.testing.assert_close(encode_labels(str(tmp_path), LABELS, "mean").embeddings[0], expected)
 
 
 def test_pooling_by_a_token_that_an_encoder_lacks_is_refused(tmp_path: Path) -> None:
