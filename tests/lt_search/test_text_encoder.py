@@ -176,15 +176,16 @@ def test_a_model_is_downloaded_once_with_its_commit_and_then_found_without_the_h
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
         files = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
-        made = encode_labels("tiny/bert@main", LABELS)
+        made = encode_labels("tiny/bert@v1", LABELS)
         assert not [path for path in asked if path.endswith("msgpack")]
+        assert {path for path in asked if "/revision/" in path} == {"/api/models/tiny/bert/revision/v1"}
         with pytest.raises(ResourceUnavailable, match="no such model") as error:
             encode_labels("tiny/brt", LABELS)
         assert not isinstance(error.value, PublishedUnavailable), "a wrong name is the user's mistake"
     assert (made.model, made.revision, made.identity) == ("tiny/bert", COMMIT, expected.identity)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     encode_labels.cache_clear()
-    again = encode_labels("tiny/bert@main", LABELS)
+    again = encode_labels("tiny/bert@v1", LABELS)
     assert again.revision == COMMIT
     assert torch.equal(again.embeddings, expected.embeddings)
 
