@@ -106,9 +106,15 @@ def build_parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="look at a data set")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="what is there, and everything that is wrong with it")
-    check.add_argument("--dataset", required=True, metavar="NAME|FILE.csv", help=_DATASETS)
-    check.add_argument("--data-root", metavar="DIR", help=_DATA_ROOT)
-    check.add_argument("--split-seed", metavar="N", help=_SPLIT_SEED)
+    embed = actions.add_parser("embed-labels", help="its label names as tensors of a text encoder, in a file")
+    for action in (check, embed):
+        action.add_argument("--dataset", required=True, metavar="NAME|FILE.csv", help=_DATASETS)
+        action.add_argument("--data-root", metavar="DIR", help=_DATA_ROOT)
+        action.add_argument("--split-seed", metavar="N", help=_SPLIT_SEED)
+    embed.add_argument("--model", required=True, metavar="NAME|DIR", help="on the Hugging Face hub, or a folder")
+    embed.add_argument("--revision", metavar="WORD", help="branch, tag or commit of the hub (default: main)")
+    embed.add_argument("--pooling", metavar="cls|eos|mean", help="how a label's tokens become one embedding")
+    embed.add_argument("--output", required=True, metavar="FILE.safetensors")
 
     store = commands.add_parser("store", help="the stage 1s that trials and runs share")
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -309,12 +315,17 @@ def _spaces(namespace: argparse.Namespace, console: Console) -> int:
 def _data(namespace: argparse.Namespace, console: Console) -> int:
     arguments = _Arguments(namespace)
     split_seed = arguments.read("split_seed", _within(int, 0, 2**31 - 1)) or 0
+    embed = _embedding(arguments) if namespace.action == "embed-labels" else None
     arguments.problems.raise_if_any()
     from lt_search.data.check import describe
     from lt_search.data.registry import load_dataset
 
     root = Path(namespace.data_root) if namespace.data_root else None
-    found = describe(load_dataset(namespace.dataset, root, split_seed), progress=console.is_terminal)
+    dataset = load_dataset(namespace.dataset, root, split_seed)
+    if embed is not None:
+        console.print(embed(dataset.classes), highlight=False, markup=False, soft_wrap=True)
+        return ExitCode.DONE
+    found = describe(dataset, progress=console.is_terminal)
     console.print(found.render(), highlight=False, markup=False, soft_wrap=True)
     return ExitCode.DONE if found.sound else ExitCode.BAD_INPUT
 
@@ -330,6 +341,31 @@ def _store(namespace: argparse.Namespace, console: Console) -> int:
     if keep_gb is not None:
         return prune_stages(storage, keep_gb, console)
     return (list_stages if namespace.action == "list" else verify_stages)(storage, console)
+
+
+def _embedding(arguments: _Arguments) -> Callable[[Sequence[str]], str]:
+    """Reads the options of `embed-labels`; what it returns writes the file, and says what is in it."""
+    model, revision = arguments.text("model"), arguments.text("revision")
+    pooling = arguments.read("pooling", _word("cls", "eos", "mean"))
+    output = arguments.read("output", _tensor_file)
+    if revision is not None and Path(model).is_dir():
+        arguments.problems.add("--revision", f"the folder {model} has no revisions", "leave the option out")
+    source = model if revision is None else f"{model}@{revision}"
+
+    def write(labels: Sequence[str]) -> str:
+        from lt_search.label_embeddings import write_label_embeddings
+
+        assert output is not None
+        return write_label_embeddings(source, labels, pooling, output)
+
+    return write
+
+
+def _tensor_file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{text!r} does not end with .safetensors")
+    return path
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {

@@ -11,11 +11,13 @@ import torch
 from optuna.distributions import CategoricalDistribution
 from pydantic import ValidationError
 
+from lt_search.address import hash_tensors
 from lt_search.errors import Problems
+from lt_search.label_embeddings import resolve_text
 from lt_search.spec import RunSpec, parse_config, trainer_type
 from lt_search.values import flatten
 from trainers.base import Resource, Task, TrainerConfig, TrainerInputs, TwoStageTrainer, Weights
-from trainers.resources import ResourceUnavailable, resolve
+from trainers.resources import PublishedUnavailable, ResourceUnavailable, resolve
 
 if TYPE_CHECKING:
     from lt_search.parameters import Parameter
@@ -24,33 +26,39 @@ if TYPE_CHECKING:
 def resolve_resources(spec: RunSpec, say: Callable[[str], None]) -> tuple[RunSpec, dict[str, Weights]]:
     """Loads every tensor file that a trial of this run may need, and puts their hashes into the spec.
 
-    With `--budget auto` or `small` a missing published file is replaced by random initial weights, with a line that
-    says so.
+    A text encoder encodes the data's labels. With `--budget auto` or `small` something published that is out of reach
+    is done without (random initial weights, no text), with a line that says so.
 
     Raises:
         UserError: naming each file that is missing, and how to give it or go on without.
     """
-    from lt_search.address import hash_tensors
-
     problems = Problems()
     found: dict[str, Weights] = {}
+    hashes: dict[str, str] = {}
+    notes: list[str] = []
     forgiving = spec.options["budget"] in {"auto", "small"}
     for resource in needed_resources(spec):
         try:
-            found[resource.key] = resolve(resource)
+            if resource.kind == "backbone":
+                found[resource.key] = resolve(resource)
+                hashes[resource.key] = hash_tensors(found[resource.key])
+            else:
+                found[resource.key], hashes[resource.key], note = resolve_text(resource, spec.data.classes)
+                notes.append(note)
         except ResourceUnavailable as error:
-            if forgiving and resource.published and resource.field not in spec.search:
-                say(f"{error}; going on with {resource.field}=none (random initial weights)")
+            if forgiving and isinstance(error, PublishedUnavailable) and resource.field not in spec.search:
+                instead = "random initial weights" if resource.kind == "backbone" else "no text"
+                say(f"{error}; going on with {resource.field}=none ({instead})")
                 return resolve_resources(without(spec, resource), say)
+            fix = error.fix or f"give a local file with --set {resource.field}=FILE"
             problems.add(
                 f"{resource.field}={resource.source}",
                 str(error),
-                f"give a local file with --set {resource.field}=FILE, or go on without: --set {resource.field}=none",
+                f"{fix}, or go on without: --set {resource.field}=none",
             )
     problems.raise_if_any()
     _check_they_fit(spec, found)
-    hashes = {key: hash_tensors(tensors) for key, tensors in found.items()}
-    return spec.model_copy(update={"resources": hashes}), found
+    return spec.model_copy(update={"resources": hashes, "notes": [*spec.notes, *notes]}), found
 
 
 def dry_build(spec: RunSpec, config: TrainerConfig, weights: Mapping[str, Weights]) -> TwoStageTrainer[Any]:
@@ -82,7 +90,8 @@ def _check_they_fit(spec: RunSpec, weights: Mapping[str, Weights]) -> None:
 def without(spec: RunSpec, resource: Resource) -> RunSpec:
     """The same run with a resource switched off in its base config."""
     config = spec.resolve({resource.field: "none"})
-    note = f"{resource.field}=none: {resource.name} weights could not be had here"
+    what = f"{resource.name} weights" if resource.kind == "backbone" else resource.source
+    note = f"{resource.field}=none: {what} could not be had here"
     return spec.model_copy(update={"config": config, "notes": [*spec.notes, note]})
 
 

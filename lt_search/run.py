@@ -231,7 +231,8 @@ def _check_same_resources(spec: RunSpec, found: RunSpec) -> None:
     problems = Problems()
     for key, digest in spec.resources.items():
         if found.resources.get(key) != digest:
-            problems.add("--resume", f"the file of {key} has changed since the run began", "bring the old one back")
+            what = "has changed since the run began" if key in found.resources else "cannot be had here"
+            problems.add("--resume", f"the file of {key} {what}", "bring the old one back")
     problems.raise_if_any()
 
 

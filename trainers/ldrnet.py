@@ -52,8 +52,9 @@ class LDRNetStage1(AugmentedStage1):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout in the encoder [R]."""
     prompt: str = NONE
-    """Text tokens put before the label queries: the path of a .safetensors or .pt file with one tensor (M, D'), or
-    `none`. Paper, Table 5: CLIP's text transformer."""
+    """Text tokens put before the label queries: a text encoder that encodes the label names, by its name on the Hugging
+    Face hub or its folder; a .safetensors or .pt file of tokens (M, D'); or `none`. Paper, Table 5: CLIP's text
+    transformer, as in `openai/clip-vit-base-patch32`."""
     positions: bool = True
     """2-D sine position encoding on the image tokens, as in Query2Label; the paper's equations have none [R]."""
     lr: float = Field(1e-4, gt=0, le=1)

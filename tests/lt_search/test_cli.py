@@ -12,6 +12,7 @@ from PIL import Image
 
 from lt_search.cli import main
 from tests.lt_search.data.published import make_isic, make_nih, make_odir
+from tests.lt_search.tiny_encoders import save_clip
 
 
 class Outcome:
@@ -233,6 +234,32 @@ def test_data_check_of_the_wrong_folder_names_all_that_is_missing(run, tmp_path:
     assert run("data", "check", "--dataset", name).code == 2
 
 
+def test_embed_labels_writes_a_file_that_a_search_takes(run, tmp_path: Path) -> None:
+    save_clip(tmp_path / "clip")
+    options = ("--model", "clip", "--dataset", "digits-ml:200", "--output", "new/text.safetensors")
+    outcome = run("data", "embed-labels", *options, "--pooling", "mean")
+    assert outcome.code == 0, outcome.err
+    for word in ("new/text.safetensors", "tokens (", "embeddings (10, 16)", "of clip, revision local, mean pooling"):
+        assert word in outcome.out
+    prompt = ("--set", "stage1.prompt=new/text.safetensors")
+    planned = run("search", "--space", "ldrnet", "--dataset", "digits-ml:200", *prompt, "--plan")
+    assert planned.code == 0, planned.err
+
+
+def test_every_mistake_of_embed_labels_is_in_one_message(run, tmp_path: Path) -> None:
+    options = ("--model", tmp_path, "--revision", "main", "--pooling", "max", "--output", "text.pt")
+    outcome = run("data", "embed-labels", "--dataset", "digits-ml:200", *options)
+    assert outcome.code == 2
+    for place in ("--revision", "--pooling: 'max' is not one of cls, eos, mean", "--output: 'text.pt'"):
+        assert place in outcome.err
+    (tmp_path / "text").mkdir()
+    options = ("--model", "text", "--output", "text.safetensors")
+    outcome = run("data", "embed-labels", "--dataset", "digits-ml:200", *options)
+    assert outcome.code == 2
+    assert "--model: text: cannot be loaded as a text encoder" in outcome.err
+    assert not (tmp_path / "text.safetensors").exists()
+
+
 @pytest.mark.parametrize("command", ["status", "export", "report"])
 def test_commands_on_a_run_that_is_none_are_refused(run, command: str) -> None:
     outcome = run(command, "nothing")
@@ -249,4 +276,4 @@ def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) 
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from lt_search.cli import build_parser; build_parser().format_help(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "torchvision", "ray", "optuna", "pandas", "sklearn"} & set(modules)
+    assert not {"torch", "torchvision", "ray", "optuna", "pandas", "sklearn", "transformers"} & set(modules)

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from lt_search.address import hash_tensors, stage1_address
 from lt_search.data.registry import load_dataset
 from lt_search.errors import UserError
+from lt_search.label_embeddings import LabelEmbeddings
 from lt_search.resources import needed_resources, resolve_resources
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from tests.lt_search.tiny_encoders import WIDTH, save_clip
 
 
 def _spec(*settings: str, search: tuple[str, ...] = (), budget: str = "full") -> RunSpec:
@@ -73,3 +75,46 @@ def test_weights_that_fit_no_network_are_refused_before_the_search(tmp_path: Pat
     save_file({"layer1.weight": torch.zeros(3)}, str(tmp_path / "wrong.safetensors"))
     with pytest.raises(UserError, match=r"wrong\.safetensors \(conv4\)"):
         resolve_resources(_spec(f"stage1.weights={tmp_path / 'wrong.safetensors'}", budget="small"), print)
+
+
+def test_a_text_encoder_encodes_the_labels_of_the_data_once_for_all_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        save_clip(tmp_path / name, seed=seed)
+    monkeypatch.chdir(tmp_path)
+    addresses = set()
+    for name in ("a", "b"):
+        spec, weights = resolve_resources(_spec(f"stage1.prompt={name}", budget="small"), print)
+        assert spec.config["stage1"]["prompt"] == str(tmp_path / name), "found again from another folder"
+        [(key, tensors)] = weights.items()
+        assert tensors["tokens"].shape[1] == WIDTH
+        assert key in spec.resources
+        assert any(f"{len(spec.data.classes)} labels encoded by {tmp_path / name}" in note for note in spec.notes)
+        addresses.add(stage1_address(spec, {}))
+    assert len(addresses) == 2
+
+
+def test_a_hub_out_of_reach_is_said_and_done_without_unless_the_budget_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    settings = ("stage1.prompt=tiny/clip", "stage1.backbone=conv4", "stage1.weights=none")
+    said: list[str] = []
+    spec, weights = resolve_resources(_spec(*settings, budget="small"), said.append)
+    assert weights == {} and spec.config["stage1"]["prompt"] == "none"
+    assert any("tiny/clip could not be had" in note for note in spec.notes)
+    [line] = said
+    assert "the hub is out of reach" in line and "going on with stage1.prompt=none (no text)" in line
+    assert "\n" not in line
+    with pytest.raises(UserError, match=r"--set stage1\.prompt=FILE, or go on without: --set stage1\.prompt=none"):
+        resolve_resources(_spec(*settings), print)
+
+
+def test_an_embedding_file_of_other_labels_is_the_users_mistake_with_every_budget(tmp_path: Path) -> None:
+    ones, zeros = torch.ones(3, 8), torch.zeros(3, 8)
+    LabelEmbeddings("m", "r", "cls", ("a", "b", "c"), ones, zeros, "id").save(tmp_path / "t.safetensors")
+    with pytest.raises(UserError, match="only in the file: a, b, c; only in the data: ") as raised:
+        resolve_resources(_spec(f"stage1.prompt={tmp_path / 't.safetensors'}", budget="small"), print)
+    assert "embed-labels" in str(raised.value)

@@ -53,6 +53,24 @@ def test_prompt_tokens_are_one_matrix_whatever_their_name(tmp_path: Path) -> Non
     torch.testing.assert_close(found, tokens, atol=1e-2, rtol=1e-2)
 
 
+def test_text_is_found_by_name_where_a_file_has_several_tensors(tmp_path: Path) -> None:
+    tensors = {"tokens": torch.zeros(5, 8), "embeddings": torch.ones(3, 8)}
+    save_file(tensors, str(tmp_path / "t.safetensors"))
+    for kind, name in (("prompt", "tokens"), ("label_embeddings", "embeddings")):
+        found = resolve(Resource(kind, name, str(tmp_path / "t.safetensors")))
+        assert found.keys() == {name}
+        assert torch.equal(found[name], tensors[name])
+
+
+def test_names_on_the_hub_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "clip").mkdir(parents=True)
+    published = ("openai/clip-vit-base-patch32", "bert-base-uncased", "a/b.v1@refs/pr/3")
+    local = ("mine/clip", "/a/b", "./a", "a/b/c", "tokens.safetensors", "a/b.pt", "b.npy", "~/a", "none here")
+    assert all(Resource("prompt", "tokens", source).published for source in published)
+    assert not any(Resource("prompt", "tokens", source).published for source in local)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
