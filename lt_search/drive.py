@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 RAY_LOG = "ray.log"
 
+TIDY_SECONDS = 2.0
+"""Files of ended trials are removed, and `trials.csv` is written, at most this often."""
+
 WORKER_RESTARTS = 2
 """How often a trial whose worker process died is handed to a new one. Errors of a trainer are never retried."""
 
@@ -89,19 +92,27 @@ def carry_out(
         fit = max(1, trials_that_fit(each))
         return fit if how.max_concurrent is None else min(fit, how.max_concurrent)
 
-    ended: set[int] = set()
+    tidied: set[int] = set()
+    last_tidied = time.monotonic()
 
-    def on_end() -> None:
+    def tidy() -> None:
+        """What is worth doing for many ended trials at once: it takes longer the more trials there are."""
+        nonlocal last_tidied
         summary = summarise(spec, journal)
         for trial in summary.trials:
-            if trial.state != "running" and trial.number not in ended:
-                ended.add(trial.number)
+            if trial.state != "running" and trial.number not in tidied:
+                tidied.add(trial.number)
                 board.close(trial.number)
                 if trial.state != "finished":
                     remove_checkpoints(store, trial.number)
         trim_checkpoints(store, summary, how.keep_gb)
         store.write("trials.csv", trials_csv(summary.trials))
         live.trial_ended(summary)
+        last_tidied = time.monotonic()
+
+    def on_end() -> None:
+        if time.monotonic() - last_tidied > TIDY_SECONDS:
+            tidy()
 
     def log(text: str) -> None:
         store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
@@ -137,7 +148,7 @@ def carry_out(
     finally:
         referee.gate.close()
         board.close_all()
-        on_end()
+        tidy()
     return stop
 
 

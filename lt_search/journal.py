@@ -112,6 +112,7 @@ class Journal:
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._waiting, self._running = optuna.trial.TrialState.WAITING, optuna.trial.TrialState.RUNNING
         try:
             self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
         except (ValueError, KeyError, TypeError) as error:  # JSONDecodeError is a ValueError
@@ -149,11 +150,11 @@ class Journal:
 
     def started(self) -> list[FrozenTrial]:
         """All trials that were ever handed out, by number; read only."""
-        return [trial for trial in self.trials() if trial.state.name != "WAITING"]
+        return [trial for trial in self.trials() if trial.state != self._waiting]
 
     def unfinished(self) -> list[FrozenTrial]:
         """Trials that were proposed and did not end, by number."""
-        return [trial for trial in self.trials() if trial.state.name == "RUNNING"]
+        return [trial for trial in self.trials() if trial.state == self._running]
 
     def trial(self, number: int) -> FrozenTrial:
         """One trial; read only."""

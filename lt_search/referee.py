@@ -97,6 +97,8 @@ class Referee:
         self._costs: dict[int, dict[str, float]] = {}
         self._machine.restore(journal_records(journal.trials(), spec.rung_list))
         self._end_decided_trials()
+        self._hopeful = False
+        """Whether a trial has finished, so that the search is not given up any more."""
         self._warn = warn
         self._log_line = log
         self._warned: set[str] = set()
@@ -283,8 +285,11 @@ class Referee:
         no other trial got as far as they or further. Trials that were pruned before the point of failure say nothing
         about it. Failures before a resume do not count: the user may have mended their cause since.
         """
+        if self._hopeful:
+            return None
         trials = self.journal.started()
-        if any(trial.state == TrialState.COMPLETE for trial in trials):
+        self._hopeful = any(trial.state == TrialState.COMPLETE for trial in trials)
+        if self._hopeful:
             return None
         failed = [trial for trial in trials if trial.state == TrialState.FAIL]
         new = [trial for trial in failed if trial.number not in self._ended_before]
