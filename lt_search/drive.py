@@ -14,14 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lt_search.checkpoints import remove_checkpoints
 from lt_search.cluster import TrialResources, trials_that_fit
 from lt_search.exit_codes import ExitCode
-from lt_search.export import trim_checkpoints
+from lt_search.housekeeping import Housekeeping
 from lt_search.live import LOG, LiveStatus
 from lt_search.referee import Referee
 from lt_search.store import FolderStore
-from lt_search.summary import summarise, trials_csv
+from lt_search.summary import summarise
 from lt_search.tensorboard_log import TensorBoardLog
 
 if TYPE_CHECKING:
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from lt_search.spec import RunSpec
 
 RAY_LOG = "ray.log"
-
-TIDY_SECONDS = 2.0
-"""Files of ended trials are removed, and `trials.csv` is written, at most this often."""
 
 WORKER_RESTARTS = 2
 """How often a trial whose worker process died is handed to a new one. Errors of a trainer are never retried."""
@@ -92,34 +88,15 @@ def carry_out(
         fit = max(1, trials_that_fit(each))
         return fit if how.max_concurrent is None else min(fit, how.max_concurrent)
 
-    tidied: set[int] = set()
-    last_tidied = time.monotonic()
-
-    def tidy() -> None:
-        """What is worth doing for many ended trials at once: it takes longer the more trials there are."""
-        nonlocal last_tidied
-        summary = summarise(spec, journal)
-        for trial in summary.trials:
-            if trial.state != "running" and trial.number not in tidied:
-                tidied.add(trial.number)
-                board.close(trial.number)
-                if trial.state != "finished":
-                    remove_checkpoints(store, trial.number)
-        trim_checkpoints(store, summary, how.keep_gb)
-        store.write("trials.csv", trials_csv(summary.trials))
-        live.trial_ended(summary)
-        last_tidied = time.monotonic()
-
-    def on_end() -> None:
-        if time.monotonic() - last_tidied > TIDY_SECONDS:
-            tidy()
-
     def log(text: str) -> None:
         store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
 
     def warn(text: str) -> None:
         log(f"warning: {text}")
         console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def on_end() -> None:
+        keeper.trial_ended()
 
     shared = FolderStore(Path(inputs.stage_storage)) if inputs.stage_storage is not None else None
     referee = Referee(
@@ -137,6 +114,7 @@ def carry_out(
         return bool(stop.text)
 
     live = LiveStatus(spec, store, lambda: summarise(spec, journal), referee.progress, limit, console)
+    keeper = Housekeeping(spec, journal, store, board, how.keep_gb, live.trial_ended)
 
     def tick() -> None:
         referee.gate.renew()
@@ -148,7 +126,7 @@ def carry_out(
     finally:
         referee.gate.close()
         board.close_all()
-        tidy()
+        keeper.tidy()
     return stop
 
 
