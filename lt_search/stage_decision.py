@@ -1,4 +1,4 @@
-"""Whether a trial is to train a stage 1 of its own, or to repeat which earlier one."""
+"""Whether a trial is to train a stage 1 of its own, or which earlier one it repeats."""
 
 from __future__ import annotations
 
@@ -6,57 +6,48 @@ import math
 
 import numpy as np
 
-from lt_search.stage_effects import Effects
-from lt_search.stage_history import Bools, History
+from lt_search.stage_effects import Variances
+from lt_search.stage_history import History
 
-GENEROSITY = 1.5
-"""Stage 2s a stage 1 gets, over the number that estimates a mean best.
+GENEROSITY = 2.5
+"""Stage 2s that a stage 1 gets, over the number that would estimate a mean best.
 
-The best of several stage 2s is what counts, not their mean, and what is learned from one serves all stage 1s."""
+The best of several stage 2s is what counts, and what is learned from one serves all stage 1s."""
 
-MOST = 4.0
-"""Stage 2s a stage 1 gets at most, over the cost ratio: at least a fifth of the cost still explores stage 1s."""
+GAIN = 1.0
+"""Standard deviations by which one more stage 2 may raise the best of n, times n.
 
-BELOW_MEDIAN = math.sqrt(2 / math.pi)
-"""Mean distance of a normal's lower half from its mean, in standard deviations."""
+For independent normal values it is 0.6 for all n of interest; proposals that learn gain more."""
 
 
-def stage2s_per_stage1(effects: Effects, ratio: float) -> float:
+def stage2s_per_stage1(variances: Variances, ratio: float) -> float:
     """How many stage 2s a stage 1 deserves: sqrt(cost ratio x variance within / variance between stage 1s).
 
-    Best number of elements per cluster in two-stage sampling (Cochran 1977, Sampling Techniques, Eq 10.26), times
-    `GENEROSITY`. One where stage 2 changes nothing, many where stage 1 changes nothing.
+    The best number of elements per cluster in two-stage sampling (Cochran 1977, Sampling Techniques, section 10.6),
+    times `GENEROSITY`; few where stage 2 changes little. At most as many as cost half of a new trial, for noise makes
+    stage 2 seem to matter.
     """
-    if effects.row_variance <= 0:
-        return 1.0
-    number = GENEROSITY * math.sqrt(ratio * effects.within_variance / effects.row_variance)
-    return min(max(number, 1.0), max(MOST * ratio, 1.0))
+    most = (ratio + 1) / 2
+    if variances.between > 0:
+        most = min(most, GENEROSITY * math.sqrt(ratio * variances.within / variances.between))
+    return max(most, 1.0)
 
 
-def stage1_to_repeat(history: History, known: Bools, values: np.ndarray, effects: Effects) -> int | None:
-    """The stage 1 whose next stage 2 has the best chance to be the best of all; None if none is there.
+def stage1_to_repeat(history: History, within: float) -> int | None:
+    """The stage 1 that promises the best value from one more stage 2; None if none is there.
 
-    The value to come is normal about the stage 1's mean, which is shrunk towards that of all; few stage 2s leave it
-    uncertain, and so have a chance. A stage 1 that has only pruned stage 2s is known to be in the lower half.
+    The promise is its best value, and `GAIN` standard deviations over the number of stage 2s it has had, running ones
+    included. A stage 1 whose stage 2s were all pruned or failed counts as bad as the worst.
 
     Args:
-        history: the trials.
-        known: the trials with a value (n,).
-        values: theirs.
-        effects: the fit to these.
+        history: the trials, at least one with a value.
+        within: variance of the values of one stage 1.
     """
-    there = history.stage1.any(history.has_stage1)
+    stage1 = history.stage1
+    there = stage1.any(history.has_stage1)
     if not there.any():
         return None
-    count, asked = history.stage1.count(known), history.stage1.count(np.ones(len(known), dtype=bool))
-    between, within = effects.row_variance, effects.within_variance
-    total = np.bincount(history.stage1.of_trial[known], values, len(history.stage1))
-    mean = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-    middle = float(np.nanmean(mean))
-    expected = np.where(
-        count > 0,
-        middle + count * between / (count * between + within + 1e-300) * (np.nan_to_num(mean) - middle),
-        middle - BELOW_MEDIAN * math.sqrt(between),
-    )
-    spread = np.sqrt(within + between * within / (asked * between + within + 1e-300) + 1e-300)
-    return int(np.argmax(np.where(there, (expected - values.max()) / spread, -np.inf)))
+    best = np.maximum(history.best(stage1), history.values[history.known].min())
+    had = stage1.count(history.tries_stage2)
+    promise = best + GAIN * math.sqrt(within) / np.maximum(had, 1)
+    return int(np.argmax(np.where(there, promise, -np.inf)))

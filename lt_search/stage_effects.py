@@ -1,4 +1,4 @@
-"""How much each stage matters, read off a table of values with a row per stage 1 and a column per stage 2."""
+"""How much each stage matters: the variance between stage 1s, and within them."""
 
 from __future__ import annotations
 
@@ -10,64 +10,31 @@ from lt_search.parzen import Array
 from lt_search.stage_history import Index
 
 PRIOR_TRIALS = 4.0
-"""Values that the prior of a variance counts for."""
-
-PRIOR_SHARES = (0.4, 0.4, 0.2)
-"""The prior shares of the variance: of stage 1, of stage 2, and of what is neither, interaction and noise."""
-
-ROW_SHRINKAGE, COLUMN_SHRINKAGE = 0.5, 1.0
-"""Values of 0 added to each row's and column's. Columns get more: most have one value, the best of them by luck."""
-
-SWEEPS = 20
-"""Of the alternating fit; more of them change nothing that matters."""
+"""Values that the prior counts for, which gives each stage half of the variance."""
 
 
 @dataclass(frozen=True)
-class Effects:
-    """The additive fit, value = mean + row + column + rest, and the variance of each."""
+class Variances:
+    """The components of variance of a one-way random-effects model."""
 
-    mean: float
-    rows: Array
-    columns: Array
-    row_variance: float
-    column_variance: float
-    rest_variance: float
-
-    @property
-    def within_variance(self) -> float:
-        """Variance of the values of one stage 1."""
-        return self.column_variance + self.rest_variance
-
-    @property
-    def interaction(self) -> float:
-        """Share, 0 to 1, of a stage 1's variance that is not common to all of them; noise counts as such."""
-        return self.rest_variance / self.within_variance if self.within_variance > 0 else 0.0
+    between: float
+    within: float
 
 
-def fit_effects(values: Array, rows: Index, columns: Index, n_rows: int, n_columns: int) -> Effects:
-    """Fits a table of which few cells are known: alternating means, shrunk towards 0.
-
-    The stage 2s that are tried on several stage 1s tie the rows together.
+def stage_variances(values: Array, rows: Index) -> Variances:
+    """Estimates the components by analysis of variance, unequal group sizes allowed (Searle et al. 1992, ch. 3.6).
 
     Args:
-        values: of the known cells (n,), finite; n >= 1.
-        rows: row of each (n,).
-        columns: column of each (n,).
-        n_rows: rows in all.
-        n_columns: columns in all. A row or column without a value has the effect 0.
+        values: of the trials (n,), finite; n >= 1.
+        rows: the stage 1 of each (n,).
     """
-    mean = float(values.mean())
-    centred = values - mean
-    of_rows, of_columns = np.bincount(rows, minlength=n_rows), np.bincount(columns, minlength=n_columns)
-    row, column = np.zeros(n_rows), np.zeros(n_columns)
-    for _ in range(SWEEPS):
-        row = np.bincount(rows, centred - column[columns], n_rows) / (of_rows + ROW_SHRINKAGE)
-        column = np.bincount(columns, centred - row[rows], n_columns) / (of_columns + COLUMN_SHRINKAGE)
-    rest = centred - row[rows] - column[columns]
-    known_rows, known_columns = int((of_rows > 0).sum()), int((of_columns > 0).sum())
-    freedom = (known_rows, known_columns, max(len(values) - known_rows - known_columns + 1, 0))
-    variances = [
-        (float(np.square(effect).sum()) + PRIOR_TRIALS * share * float(centred.var())) / (count + PRIOR_TRIALS)
-        for effect, share, count in zip((row, column, rest), PRIOR_SHARES, freedom, strict=True)
-    ]
-    return Effects(mean, row, column, *variances)
+    count = np.bincount(rows)
+    count, total = count[count > 0], np.bincount(rows, values)[count > 0]
+    n, groups = len(values), len(count)
+    square_between = float((total**2 / count).sum() - total.sum() ** 2 / n)
+    square_within = float(np.square(values).sum() - (total**2 / count).sum())
+    prior = PRIOR_TRIALS * float(values.var()) / 2
+    within = (max(square_within, 0.0) + prior) / (n - groups + PRIOR_TRIALS)
+    size = n - float((count**2).sum()) / n  # times 1 / (groups - 1): the mean size of a group
+    between = max((square_between - (groups - 1) * within) / size, 0.0) if groups > 1 else 0.0
+    return Variances(((groups - 1) * between + prior) / (groups - 1 + PRIOR_TRIALS), within)

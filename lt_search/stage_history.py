@@ -61,7 +61,8 @@ class Distinct:
     def of(cls, columns: Iterable[Sequence[Any]]) -> Distinct:
         """Compares values exactly, given as a list per parameter."""
         seen: dict[tuple[Any, ...], int] = {}
-        index, first = [], []
+        index: list[int] = []
+        first: list[int] = []
         for trial, key in enumerate(zip(*columns, strict=True)):
             number = seen.setdefault(key, len(first))
             if number == len(first):
@@ -91,6 +92,8 @@ class History:
     """Complete or pruned."""
     has_stage1: Bools
     """Whether the trial shows that its stage 1 is there: it is complete or carries that stage's cost."""
+    tries_stage2: Bools
+    """Whether it says something of its stage 2: it got there, or is still running."""
     costs: Array
     """(n, 2), NaN where unknown."""
     x1: Array
@@ -99,31 +102,53 @@ class History:
     """Places (n, d2)."""
     stage1: Distinct
     stage2: Distinct
-    stage1_values: tuple[Mapping[str, Any], ...]
-    """The values of each distinct stage 1, as its first trial has them."""
+    drawn: tuple[Mapping[str, Any], ...]
+    """The values of each trial, of both stages."""
+
+    def best(self, which: Distinct) -> Array:
+        """The best value (k,) of the trials with each distinct stage, -inf where there is none."""
+        best = np.full(len(which), -np.inf)
+        np.maximum.at(best, which.of_trial, self.rank)
+        return best
+
+    @property
+    def known(self) -> Bools:
+        """Which trials have a value."""
+        return ~np.isnan(self.values)
+
+    @property
+    def rank(self) -> Array:
+        """The values, -inf where there is none."""
+        return np.where(self.known, self.values, -np.inf)
 
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial], sign: int, axes1: Axes, axes2: Axes) -> History:
         """Reads trials; `sign` is -1 in a study that minimises."""
         space = {**axes1.space, **axes2.space}
-        drawn = [_drawn(trial, space) for trial in trials]
+        drawn = tuple(_drawn(trial, space) for trial in trials)
         columns = {name: [values.get(name) for values in drawn] for name in space}
-        complete = np.array([trial.state == TrialState.COMPLETE for trial in trials], dtype=bool)
-        values = [sign * t.values[0] if t.state == TrialState.COMPLETE else np.nan for t in trials]
-        costs = np.array(
-            [[t.user_attrs.get(STAGE1_COST, np.nan), t.user_attrs.get(STAGE2_COST, np.nan)] for t in trials]
+        states = [trial.state for trial in trials]
+        complete, pruned, running = (
+            np.array([state == which for state in states], dtype=bool)
+            for which in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         )
-        stage1 = Distinct.of(columns[name] for name in axes1.space)
+        values = [sign * (trial.value or 0.0) if trial.state == TrialState.COMPLETE else np.nan for trial in trials]
+        costs = np.array(
+            [[t.user_attrs.get(STAGE1_COST, np.nan), t.user_attrs.get(STAGE2_COST, np.nan)] for t in trials],
+            dtype=np.float64,
+        ).reshape(len(trials), 2)
+        has_stage1 = complete | ~np.isnan(costs[:, 0])
         return cls(
             _finite(np.array(values, dtype=np.float64)),
-            complete | np.array([trial.state == TrialState.PRUNED for trial in trials], dtype=bool),
-            complete | ~np.isnan(costs[:, 0]),
+            complete | pruned,
+            has_stage1,
+            has_stage1 | running,
             np.where(costs > 0, costs, np.nan),
             axes1.encode(columns),
             axes2.encode(columns),
-            stage1,
+            Distinct.of(columns[name] for name in axes1.space),
             Distinct.of(columns[name] for name in axes2.space),
-            tuple({name: drawn[i][name] for name in axes1.space if name in drawn[i]} for i in stage1.first),
+            drawn,
         )
 
 
