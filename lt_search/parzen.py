@@ -35,6 +35,15 @@ def encode(distribution: BaseDistribution, values: Sequence[Any]) -> Array:
     return np.asarray(np.clip((numbers - low) / (high - low), 0.0, 1.0))
 
 
+def out_of_range(distribution: BaseDistribution, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
+    """Which values (n,) a distribution does not hold; None, no value, is not one of them."""
+    if isinstance(distribution, CategoricalDistribution):
+        return np.isnan(encode(distribution, values)) & np.array([value is not None for value in values], dtype=bool)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    numbers = np.array(values, dtype=np.float64)
+    return np.asarray((numbers < distribution.low) | (numbers > distribution.high))
+
+
 def _key(choice: Any) -> tuple[type, Any]:
     return type(choice), choice  # True and 1 are two choices
 

@@ -37,17 +37,18 @@ def stage1_to_repeat(history: History, within: float) -> int | None:
     """The stage 1 that promises the best value from one more stage 2; None if none is there.
 
     The promise is its best value, and `GAIN` standard deviations over the number of stage 2s it has had, running ones
-    included. A stage 1 whose stage 2s were all pruned or failed counts as bad as the worst.
+    included. A stage 1 whose stage 2s were all pruned or failed has no value; it counts as a middling one.
 
     Args:
         history: the trials, at least one with a value.
         within: variance of the values of one stage 1.
     """
     stage1 = history.stage1
-    there = stage1.any(history.has_stage1)
+    there = stage1.any(history.repeatable)
     if not there.any():
         return None
-    best = np.maximum(history.best(stage1), history.values[history.known].min())
+    best = history.best(stage1)
+    best = np.where(np.isfinite(best), best, np.median(history.values[history.known]))
     had = stage1.count(history.tries_stage2)
     promise = best + GAIN * math.sqrt(within) / np.maximum(had, 1)
     return int(np.argmax(np.where(there, promise, -np.inf)))

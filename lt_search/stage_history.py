@@ -12,7 +12,7 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lt_search.parzen import Array, choices, decode, encode
+from lt_search.parzen import Array, choices, decode, encode, out_of_range
 
 Bools = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -38,6 +38,10 @@ class Axes:
     def encode(self, columns: Mapping[str, Sequence[Any]]) -> Array:
         """Places (n, d) of n configurations, given as a list of values per parameter; NaN for None."""
         return np.stack([encode(distribution, columns[name]) for name, distribution in self.space.items()], axis=1)
+
+    def out_of_range(self, columns: Mapping[str, Sequence[Any]]) -> Bools:
+        """Which configurations (n,) have a value that is out of its range."""
+        return np.any([out_of_range(distribution, columns[name]) for name, distribution in self.space.items()], axis=0)
 
     def decode(self, places: Array) -> dict[str, Any]:
         """The values at places (d,); a NaN place has none."""
@@ -92,6 +96,8 @@ class History:
     """Complete or pruned."""
     has_stage1: Bools
     """Whether the trial shows that its stage 1 is there: it is complete or carries that stage's cost."""
+    repeatable: Bools
+    """Whether its stage-1 values can be repeated: its stage 1 is there, and the values are within today's ranges."""
     tries_stage2: Bools
     """Whether it says something of its stage 2: it got there, or is still running."""
     costs: Array
@@ -142,6 +148,7 @@ class History:
             _finite(np.array(values, dtype=np.float64)),
             complete | pruned,
             has_stage1,
+            has_stage1 & ~axes1.out_of_range(columns),
             has_stage1 | running,
             np.where(costs > 0, costs, np.nan),
             axes1.encode(columns),

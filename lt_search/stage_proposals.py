@@ -17,7 +17,7 @@ from lt_search.stage_history import Axes, Bools, History, Index
 CANDIDATES = 24
 """Points drawn from the density of the good ones per proposal, of which the best goes; as Optuna's TPE."""
 
-ATTEMPTS = 8
+TPE_ATTEMPTS, RANDOM_ATTEMPTS = 4, 32
 """Draws of a point that was not tried yet; only a small space, of choices and integers, can run out of them."""
 
 RECENT = 20
@@ -59,15 +59,13 @@ class Proposer:
 
         `cost_ratio` is a stage 1's cost over a stage 2's; None: predicted.
         """
-        history = self._history
         values = self._new_joint() if self._is_joint() else self._new_stage1()
         x1 = _place(self._axes1, {**values, **given})
-        if not given.keys() & self._axes1.space.keys():
-            ratio = cost_ratio or predict_ratio(history.x1, history.costs, self._axes1.sizes, x1)
-            repeated = self._stage1_to_repeat(ratio)
-            if repeated is not None:
-                return {**self._values_of(self._axes1, history.stage1.first[repeated]), **self._stage2_for(repeated)}
-        return {**self._first_stage2(x1), **values}
+        repeated = None if given.keys() & self._axes1.space.keys() else self._stage1_to_repeat(x1, cost_ratio)
+        if repeated is None:
+            return {**self._first_stage2(x1), **values}
+        first = int(self._history.stage1.first[repeated])
+        return {**self._values_of(self._axes1, first), **self._stage2_for(repeated)}
 
     def _values_of(self, axes: Axes, trial: int) -> dict[str, Any]:
         return {name: value for name, value in self._history.drawn[trial].items() if name in axes.space}
@@ -83,8 +81,8 @@ class Proposer:
 
     # --- new or repeated -------------------------------------------------------------------------------------------
 
-    def _stage1_to_repeat(self, ratio: float) -> int | None:
-        """The number of a distinct stage 1; None if a new one is due."""
+    def _stage1_to_repeat(self, new: Array, cost_ratio: float | None) -> int | None:
+        """The number of a distinct stage 1; None if a new one is due, the proposed place of which is given (d1,)."""
         history = self._history
         values = history.values[history.known]
         if len(values) < 2:
@@ -92,8 +90,10 @@ class Proposer:
         # How much each stage matters is asked among the better half: the worse one says nothing about the best.
         better = np.maximum(values, np.median(values))
         variances = stage_variances(better, history.stage1.of_trial[history.known])
+        ratio = cost_ratio or predict_ratio(history.x1, history.costs, self._axes1.sizes, new)
         asked = len(history.values) - int(history.stage1.first[-1])  # for the newest stage 1 and since
-        if asked >= int(stage2s_per_stage1(variances, ratio) + self._rng.random()):
+        enough = asked >= int(stage2s_per_stage1(variances, ratio) + self._rng.random())
+        if enough and not _among(new, self._stage1s):  # a small space may have no new one
             return None
         return stage1_to_repeat(history, variances.within)
 
@@ -173,12 +173,17 @@ class Proposer:
     def _untried(self, draw: Callable[[], Array], axes: Axes, tried: Array) -> dict[str, Any]:
         """Values that no point (n, d) of `tried` has (NaN stands for any), if a few draws find some."""
         values: dict[str, Any] = {}
-        for attempt in range(ATTEMPTS):
-            values = axes.decode(draw() if attempt < ATTEMPTS / 2 else _uniform(self._rng, axes.sizes))
-            same = np.isclose(_place(axes, values), tried, rtol=0, atol=1e-12) | np.isnan(tried)
-            if not same.all(axis=1).any():
+        for attempt in range(TPE_ATTEMPTS + RANDOM_ATTEMPTS):
+            values = axes.decode(draw() if attempt < TPE_ATTEMPTS else _uniform(self._rng, axes.sizes))
+            if not _among(_place(axes, values), tried):
                 break
         return values
+
+
+def _among(place: Array, points: Array) -> bool:
+    """Whether a place (d,) is one of some points (n, d), in which NaN stands for any value."""
+    same = np.isclose(place, points, rtol=0, atol=1e-12) | np.isnan(points)
+    return bool(same.all(axis=1).any())
 
 
 def _place(axes: Axes, values: Mapping[str, Any]) -> Array:
