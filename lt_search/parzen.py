@@ -38,7 +38,8 @@ def encode(distribution: BaseDistribution, values: Sequence[Any]) -> Array:
 def out_of_range(distribution: BaseDistribution, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
     """Which values (n,) a distribution does not hold; None, no value, is not one of them."""
     if isinstance(distribution, CategoricalDistribution):
-        return np.isnan(encode(distribution, values)) & np.array([value is not None for value in values], dtype=bool)
+        places = encode(distribution, values)
+        return np.array([np.isnan(x) and v is not None for x, v in zip(places, values, strict=True)], dtype=bool)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     numbers = np.array(values, dtype=np.float64)
     return np.asarray((numbers < distribution.low) | (numbers > distribution.high))

@@ -41,7 +41,8 @@ class Axes:
 
     def out_of_range(self, columns: Mapping[str, Sequence[Any]]) -> Bools:
         """Which configurations (n,) have a value that is out of its range."""
-        return np.any([out_of_range(distribution, columns[name]) for name, distribution in self.space.items()], axis=0)
+        outside = [out_of_range(distribution, columns[name]) for name, distribution in self.space.items()]
+        return np.asarray(np.any(outside, axis=0), dtype=bool)
 
     def decode(self, places: Array) -> dict[str, Any]:
         """The values at places (d,); a NaN place has none."""
