@@ -30,7 +30,7 @@ from lt_search.referee import STORAGE_ERRORS, TRIALS
 from lt_search.reporting import REPORT, write_report
 from lt_search.resources import resolve_resources
 from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
-from lt_search.sampler import ReseededSampler
+from lt_search.sampler import ReseededSampler, StagedSampler
 from lt_search.session import LoadedInputs
 from lt_search.space import load_space
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec, tasks_of, trainer_type
@@ -237,7 +237,11 @@ def _check_same_resources(spec: RunSpec, found: RunSpec) -> None:
 
 
 def _sampler(spec: RunSpec) -> BaseSampler:
-    return ReseededSampler(spec.seed, "tpe" if spec.sampler == "staged" else spec.sampler)
+    """The run's sampler. Where nothing is shared, no stage 1 is worth repeating, and TPE proposes."""
+    if spec.sampler != "staged":
+        return ReseededSampler(spec.seed, spec.sampler)
+    stage1 = [name for name, parameter in spec.parameters.items() if parameter.stage == "stage1"]
+    return StagedSampler(stage1 if spec.reuse else [], cost_ratio=spec.cost_ratio, seed=spec.seed)
 
 
 def _budgeted_trials(spec: RunSpec) -> int:

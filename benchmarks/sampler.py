@@ -1,0 +1,319 @@
+"""What is it worth to know that a stage 1 can be used again? Synthetic problems of two stages, at equal cost.
+
+    python -m benchmarks.sampler [SEEDS [PROCESSES]]
+
+By default 40 seeds over 2 processes, some half an hour.
+
+A stage 2 costs 1, a new stage 1 the problem's ratio; stage 1 is free for a trial that repeats an earlier one's stage-1
+values exactly. Every method may spend what `TRIALS` plain trials cost. Beside `StagedSampler`: plain TPE, random
+search, and TPE with naive reuse, where after the startup each trial repeats the best one's stage 1 at the flip of a
+coin. Each seed places the optimum elsewhere, for all methods alike. A method's value at a cost is the noise-free one of
+the trial that looks best by then.
+
+`to TPE` is the cost at which `StagedSampler` first has the value that TPE ends with on the same seed, over TPE's whole
+cost, as the median over seeds. `bound` is the lower 90 % bound, by bootstrap over seeds, of the mean paired difference
+to TPE at the end, over (TPE - random). Then what an ask costs at 1,000 trials, beside TPE's on the same study.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import repeat
+from multiprocessing import get_context
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from rich.console import Console
+from rich.table import Table
+
+from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
+
+TRIALS = 60
+METHODS = ("random", "tpe", "naive", "staged")
+Vector = npt.NDArray[np.float64]
+Suggest = Callable[[optuna.Trial], tuple[Vector, Vector]]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where a seed puts the best values."""
+
+    x1: Vector
+    x2: Vector
+    signs: Vector
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A function of two stages to maximise; its best value is about 0."""
+
+    name: str
+    kind: str
+    """`weak` or `strong` interaction, or `irrelevant`."""
+    ratio: float
+    suggest: Suggest
+    value: Callable[[Optimum, Vector, Vector], float]
+    noise: float = 0.0
+    stage1_cost: Callable[[Vector], float] | None = field(default=None)
+    """Where it depends on the configuration, the sampler has to learn it."""
+
+    def cost(self, x1: Vector) -> float:
+        """A stage 1's cost in stage 2s."""
+        return self.ratio if self.stage1_cost is None else self.ratio * self.stage1_cost(x1)
+
+
+# --- problems --------------------------------------------------------------------------------------------------------
+
+
+def numbers(d1: int, d2: int) -> Suggest:
+    def suggest(trial: optuna.Trial) -> tuple[Vector, Vector]:
+        return (
+            np.array([trial.suggest_float(f"stage1.{i}", 0, 1) for i in range(d1)]),
+            np.array([trial.suggest_float(f"stage2.{i}", 0, 1) for i in range(d2)]),
+        )
+
+    return suggest
+
+
+def mixed(trial: optuna.Trial) -> tuple[Vector, Vector]:
+    x1 = [
+        (math.log10(trial.suggest_float("stage1.lr", 1e-4, 1, log=True)) + 4) / 4,
+        trial.suggest_float("stage1.dropout", 0, 1),
+        (trial.suggest_int("stage1.epochs", 1, 20) - 1) / 19,
+        float("abc".index(trial.suggest_categorical("stage1.loss", ["a", "b", "c"]))),
+    ]
+    x2 = [
+        (math.log10(trial.suggest_float("stage2.lr", 1e-4, 1, log=True)) + 4) / 4,
+        trial.suggest_float("stage2.q", 0, 1),
+        (math.log10(trial.suggest_int("stage2.images", 100, 10000, log=True)) - 2) / 2,
+        trial.suggest_float("stage2.alpha", 0, 1),
+        float(trial.suggest_categorical("stage2.update", [False, True])),
+    ]
+    return np.array(x1), np.array(x2)
+
+
+def branching(trial: optuna.Trial) -> tuple[Vector, Vector]:
+    """Places of inactive parameters are NaN."""
+    triplet = trial.suggest_categorical("stage1.loss", ["ce", "triplet"]) == "triplet"
+    x1 = [trial.suggest_float(f"stage1.{name}", 0, 1) for name in ("lr", "decay")]
+    x1.append(trial.suggest_float("stage1.margin", 0, 1) if triplet else math.nan)
+    cosine = trial.suggest_categorical("stage2.head", ["linear", "cosine"]) == "cosine"
+    x2 = [trial.suggest_float("stage2.alpha", 0, 1)]
+    x2 += [trial.suggest_float(f"stage2.{n}", 0, 1) if cosine else math.nan for n in ("scale", "margin")]
+    x2.append(math.nan if cosine else trial.suggest_float("stage2.penalty", 0, 1))
+    return np.array(x1), np.array(x2)
+
+
+def bowl(distance: Vector) -> float:
+    return -float(np.nansum(np.square(distance)))
+
+
+def weak(best: Optimum, x1: Vector, x2: Vector) -> float:
+    d1, d2 = x1 - best.x1[: len(x1)], x2 - best.x2[: len(x2)]
+    return bowl(d1) + bowl(d2) - 0.3 * float(d1.sum() * d2.sum()) / math.sqrt(len(x1) * len(x2))
+
+
+def rough(best: Optimum, x1: Vector, x2: Vector) -> float:
+    """Not smooth at the optimum, with local optima and a weak interaction."""
+    d1, d2 = x1 - best.x1[: len(x1)], x2 - best.x2[: len(x2)]
+    d = np.concatenate([d1, d2])
+    return float(-np.abs(d).sum() - 0.1 * (1 - np.cos(4 * np.pi * d)).sum() - 0.2 * abs(d1.sum() * d2.sum()))
+
+
+def strong(best: Optimum, x1: Vector, x2: Vector) -> float:
+    """The best stage-2 values move with the stage-1 ones, as far as these."""
+    d1, d2 = x1 - best.x1[: len(x1)], x2 - best.x2[: len(x2)]
+    both = min(len(x1), len(x2))
+    d2[:both] -= best.signs[:both] * d1[:both]
+    return bowl(d1) + bowl(d2)
+
+
+def mixed_weak(best: Optimum, x1: Vector, x2: Vector) -> float:
+    wrong = (x1[3] - int(best.x1[3] * 3)) % 3 + (x2[4] != (best.signs[0] > 0))
+    return bowl(x1[:3] - best.x1[:3]) + bowl(x2[:4] - best.x2[:4]) - 0.15 * float(wrong)
+
+
+def mixed_strong(best: Optimum, x1: Vector, x2: Vector) -> float:
+    """Each choice in stage 1 has other best stage-2 values."""
+    moved = best.x2[:4].copy()
+    moved[:2] = (moved[:2] + x1[3] / 3) % 1
+    wrong = (x1[3] - int(best.x1[3] * 3)) % 3 + (x2[4] != ((best.signs[0] > 0) ^ (x1[3] == 1)))
+    return bowl(x1[:3] - best.x1[:3]) + bowl(x2[:4] - moved) - 0.15 * float(wrong)
+
+
+def branches(best: Optimum, x1: Vector, x2: Vector) -> float:
+    lost = 0.15 * float(np.isnan(x1[2])) + 0.1 * float(np.isnan(x2[1]))
+    return bowl(x1 - best.x1[:3]) + bowl(x2 - best.x2[:4]) - lost
+
+
+def only_stage1(best: Optimum, x1: Vector, x2: Vector) -> float:
+    return bowl(x1 - best.x1[: len(x1)])
+
+
+def only_stage2(best: Optimum, x1: Vector, x2: Vector) -> float:
+    return bowl(x2 - best.x2[: len(x2)])
+
+
+PROBLEMS = (
+    Problem("bowl 3+6", "weak", 20, numbers(3, 6), weak),
+    Problem("bowl 4+8", "weak", 50, numbers(4, 8), weak),
+    Problem("bowl 3+6, noisy", "weak", 15, numbers(3, 6), weak, noise=0.03),
+    Problem("rough 3+5", "weak", 10, numbers(3, 5), rough),
+    Problem("mixed 4+5, costs unknown", "weak", 10, mixed, mixed_weak, stage1_cost=lambda x1: 0.2 + 1.6 * float(x1[2])),
+    Problem("branches 4+5", "weak", 15, branching, branches),
+    Problem("bowl 3+6", "weak", 5, numbers(3, 6), weak),
+    Problem("rough 2+4", "weak", 5, numbers(2, 4), rough),
+    Problem("valley 3+5", "strong", 10, numbers(3, 5), strong),
+    Problem("valley 2+2", "strong", 3, numbers(2, 2), strong),
+    Problem("mixed 4+5", "strong", 20, mixed, mixed_strong),
+    Problem("stage 1 only 3+3", "irrelevant", 10, numbers(3, 3), only_stage1),
+    Problem("stage 1 only 4+3, noisy", "irrelevant", 2, numbers(4, 3), only_stage1, noise=0.02),
+    Problem("stage 2 only 3+3", "irrelevant", 5, numbers(3, 3), only_stage2),
+)
+
+# --- searches --------------------------------------------------------------------------------------------------------
+
+
+def sampler_for(problem: Problem, method: str, seed: int) -> optuna.samplers.BaseSampler:
+    if method != "staged":
+        return ReseededSampler(seed, "random" if method == "random" else "tpe")
+    probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for _ in range(20):  # so that both branches are seen
+        trial = probe.ask()
+        problem.suggest(trial)
+        probe.tell(trial, 0)
+    names = {name for trial in probe.trials for name in trial.params if name.startswith("stage1.")}
+    return StagedSampler(sorted(names), cost_ratio=None if problem.stage1_cost else problem.ratio, seed=seed)
+
+
+def run(problem: Problem, method: str, seed: int) -> list[tuple[float, float]]:
+    """The (cost, value) of the trial that looks best, after each trial."""
+    rng, noise, coin = (np.random.default_rng([seed, stream]) for stream in range(3))
+    best = Optimum(rng.uniform(0.15, 0.85, 8), rng.uniform(0.15, 0.85, 8), rng.choice([-1.0, 1.0], 8))
+    study = optuna.create_study(direction="maximize", sampler=sampler_for(problem, method, seed))
+    budget, spent = TRIALS * (problem.ratio + 1), 0.0
+    seen: set[bytes] = set()
+    curve: list[tuple[float, float]] = []
+    looks, value = -math.inf, -math.inf
+    while True:
+        if method == "naive" and len(seen) >= 6 and coin.random() < 0.5:
+            values = study.best_trial.params.items()
+            study.enqueue_trial({name: x for name, x in values if name.startswith("stage1.")})
+        trial = study.ask()
+        x1, x2 = problem.suggest(trial)
+        reused = x1.tobytes() in seen and method in {"naive", "staged"}
+        spent += 1 + (0 if reused else problem.cost(x1))
+        if spent > budget + 1e-9:
+            return curve
+        seen.add(x1.tobytes())
+        if problem.stage1_cost is not None:
+            trial.set_user_attr(STAGE1_COST, problem.cost(x1))
+            trial.set_user_attr(STAGE2_COST, 1.0)
+        true = problem.value(best, x1, x2)
+        observed = true + problem.noise * float(noise.standard_normal())
+        study.tell(trial, observed)
+        if observed > looks:
+            looks, value = observed, true
+        curve.append((spent, value))
+
+
+def compare(problem: int, seed: int) -> dict[str, list[tuple[float, float]]]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return {method: run(PROBLEMS[problem], method, seed) for method in METHODS}
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def bar_of(problem: Problem) -> tuple[str, float]:
+    """Which column is judged, and the bar."""
+    if problem.kind == "weak":
+        return "to TPE", 0.35 if problem.ratio >= 10 else 0.6
+    return "bound", -0.05
+
+
+def row_of(problem: Problem, curves: list[dict[str, list[tuple[float, float]]]]) -> list[str]:
+    final = {method: np.array([curve[method][-1][1] for curve in curves]) for method in METHODS}
+    budget = TRIALS * (problem.ratio + 1)
+
+    def to_tpe(method: str) -> float:
+        return median(
+            next((cost for cost, value in curve[method] if value >= target), math.inf) / budget
+            for curve, target in zip(curves, final["tpe"], strict=True)
+        )
+
+    gap = float((final["tpe"] - final["random"]).mean())
+    differences = final["staged"] - final["tpe"]
+    resampled = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(axis=1)
+    measured = {"to TPE": to_tpe("staged"), "bound": float(np.quantile(resampled, 0.1)) / gap}
+    column, bar = bar_of(problem)
+    met = measured[column] <= bar if column == "to TPE" else measured[column] >= bar
+    return [
+        problem.name,
+        f"{problem.ratio:g}",
+        problem.kind,
+        *(f"{-float(np.median(final[method])):.4f}" for method in METHODS),
+        f"{to_tpe('naive'):.2f}",
+        f"{measured['to TPE']:.2f}",
+        f"{float(differences.mean()) / gap:+.2f}",
+        f"{measured['bound']:+.2f}",
+        f"{column} {'<=' if column == 'to TPE' else '>='} {bar}",
+        "yes" if met else "NO",
+    ]
+
+
+def ask_times(trials: int = 1000, asks: int = 20) -> tuple[float, float]:
+    """Median seconds of an ask with its suggests, of `StagedSampler` and of TPE, in turns on one study."""
+    suggest = numbers(4, 8)
+    names = [f"stage1.{i}" for i in range(4)]
+    staged = StagedSampler(names, cost_ratio=10, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+    rng = np.random.default_rng(0)
+    stage1: dict[str, float] = {}
+    for number in range(trials):
+        if number % 4:
+            study.enqueue_trial(stage1)
+        trial = study.ask()
+        suggest(trial)
+        stage1 = {name: trial.params[name] for name in names}
+        study.tell(trial, float(rng.standard_normal()))
+    seconds: dict[str, list[float]] = {"staged": [], "tpe": []}
+    for _ in range(asks):
+        for name, sampler in (("staged", staged), ("tpe", ReseededSampler(0))):
+            study.sampler = sampler
+            start = time.perf_counter()
+            trial = study.ask()
+            suggest(trial)
+            seconds[name].append(time.perf_counter() - start)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    return median(seconds["staged"]), median(seconds["tpe"])
+
+
+def main() -> None:
+    seeds, processes = (int(word) for word in (sys.argv[1:] + ["40", "2"][len(sys.argv) - 1 :]))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    console = Console(width=160)
+    console.print(f"{seeds} seeds, budget {TRIALS} plain trials; regrets are medians at the end")
+    titles = ("problem", "ratio", "kind", *METHODS, "naive to TPE", "to TPE", "mean", "bound", "bar", "met")
+    table = Table(*titles)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for number, problem in enumerate(PROBLEMS):
+            table.add_row(*row_of(problem, list(pool.map(compare, repeat(number, seeds), range(seeds)))))
+            console.print(f"{problem.name}, ratio {problem.ratio:g}: done ({number + 1} of {len(PROBLEMS)})")
+    console.print(table)
+    staged, tpe = ask_times()
+    console.print(
+        f"an ask at 1,000 trials: {staged * 1e3:.1f} ms, TPE {tpe * 1e3:.1f} ms, ratio {staged / tpe:.2f} "
+        f"(bar 1.5, met: {'yes' if staged <= 1.5 * tpe else 'NO'})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
+from lt_search.stage_decision import stage1_to_repeat
+from lt_search.stage_history import Axes, History
+
+STAGE1 = ("lr", "loss", "margin", "epochs")
+
+
+def _draw(trial: optuna.Trial) -> dict[str, Any]:
+    """All kinds of parameters; the stages' conditions depend on stage 1 and on stage 2."""
+    values: dict[str, Any] = {
+        "lr": trial.suggest_float("lr", 1e-5, 1e-1, log=True),
+        "loss": trial.suggest_categorical("loss", ["ce", "triplet"]),
+        "epochs": trial.suggest_int("epochs", 1, 50, log=True),
+        "alpha": trial.suggest_float("alpha", 0, 1),
+        "head": trial.suggest_categorical("head", ["linear", "cosine"]),
+    }
+    if values["loss"] == "triplet":
+        values["margin"] = trial.suggest_float("margin", 0, 1)
+        values["power"] = trial.suggest_float("power", 0, 1)
+    if values["head"] == "cosine":
+        values["scale"] = trial.suggest_float("scale", 1, 64, log=True)
+    return values
+
+
+def _value(values: Mapping[str, Any]) -> float:
+    return float(
+        -((np.log10(values["lr"]) + 3) ** 2)
+        - (values["alpha"] - 0.7) ** 2
+        - (values["head"] == "linear")
+        - (values["loss"] == "ce")
+    )
+
+
+def _stage1(values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, values[name]) for name in STAGE1 if name in values)
+
+
+def _search(
+    trials: int,
+    make: Callable[[], optuna.samplers.BaseSampler],
+    storage: BaseStorage | None = None,
+    direction: str = "maximize",
+) -> list[dict[str, Any]]:
+    """A sampler is made for each ask."""
+    storage = storage or InMemoryStorage()
+    sign = 1 if direction == "maximize" else -1
+    drawn = []
+    for _ in range(trials):
+        study = optuna.create_study(
+            storage=storage, study_name="s", direction=direction, load_if_exists=True, sampler=make()
+        )
+        trial = study.ask()
+        drawn.append(_draw(trial))
+        study.tell(trial, sign * _value(drawn[-1]))
+    return drawn
+
+
+def _distinct(drawn: list[dict[str, Any]]) -> int:
+    return len({_stage1(values) for values in drawn})
+
+
+def _plain(trial: optuna.Trial) -> tuple[float, float]:
+    return trial.suggest_float("a", 0, 1), trial.suggest_float("b", 0, 1)
+
+
+def _study(sampler: StagedSampler, **options: Any) -> optuna.Study:
+    return optuna.create_study(direction="maximize", sampler=sampler, **options)
+
+
+def test_stage1_values_are_repeated_exactly_and_the_more_the_dearer() -> None:
+    cheap, dear = (_search(50, lambda r=r: StagedSampler(STAGE1, cost_ratio=r, seed=0)) for r in (2, 30))
+    assert _distinct(dear) < _distinct(cheap) < 50
+    assert len({tuple(sorted(values.items())) for values in dear}) == 50
+
+
+def test_conditions_are_respected() -> None:
+    for values in _search(40, lambda: StagedSampler(STAGE1, cost_ratio=10, seed=0)):
+        assert ("margin" in values) == ("power" in values) == (values["loss"] == "triplet")
+        assert ("scale" in values) == (values["head"] == "cosine")
+
+
+def test_the_order_of_the_suggests_does_not_matter() -> None:
+    def search(backwards: bool) -> list[dict[str, Any]]:
+        study = _study(StagedSampler(["a"], cost_ratio=10, seed=0))
+        for _ in range(30):
+            trial = study.ask()
+            for name in ("b", "a") if backwards else ("a", "b"):
+                trial.suggest_float(name, 0, 1)
+            study.tell(trial, trial.params["b"] - trial.params["a"])
+        return [trial.params for trial in study.trials]
+
+    assert search(True) == search(False)
+
+
+def test_a_sampler_made_anew_for_each_ask_proposes_as_one_that_lives_on(tmp_path: Path) -> None:
+    lives_on = StagedSampler(STAGE1, seed=3, cost_ratio=10)
+    a = _search(25, lambda: lives_on)
+    journal = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
+    b = _search(25, lambda: StagedSampler(STAGE1, seed=3, cost_ratio=10), journal)
+    assert a == b
+    assert _search(3, lambda: StagedSampler(STAGE1, seed=4, cost_ratio=10)) != a[:3]
+
+
+def test_minimising_is_maximising_the_negative() -> None:
+    a, b = (
+        _search(30, lambda: StagedSampler(STAGE1, seed=0, cost_ratio=10), direction=direction)
+        for direction in ("maximize", "minimize")
+    )
+    assert a == b
+
+
+@pytest.mark.parametrize("stage1", [(), ("lr", "loss", "margin", "power", "epochs", "alpha", "head", "scale"), ("x",)])
+def test_with_one_stage_it_is_plain_tpe(stage1: tuple[str, ...]) -> None:
+    assert _search(20, lambda: StagedSampler(stage1, seed=5)) == _search(20, lambda: ReseededSampler(5))
+
+
+def test_a_half_proposed_trial_is_completed_as_it_was_begun() -> None:
+    study = _study(StagedSampler(["a", "c"], cost_ratio=20, seed=0))
+    for _ in range(30):
+        trial = study.ask()
+        a, b = _plain(trial)
+        c = trial.suggest_float("c", 0, 1)
+        study.tell(trial, a + b + c)
+    seen = {(trial.params["a"], trial.params["c"]) for trial in study.trials}
+    repeats = 0
+    for _ in range(10):
+        half = study.ask()
+        a = half.suggest_float("a", 0, 1)
+        other = study.ask()
+        study.tell(other, sum(_plain(other)) + other.suggest_float("c", 0, 1))
+        resumed = optuna.Trial(study, half._trial_id)
+        pair = a, resumed.suggest_float("c", 0, 1)
+        assert (pair in seen) == (a in {known for known, _ in seen})
+        repeats += pair in seen
+        study.tell(half, sum(pair) + resumed.suggest_float("b", 0, 1))
+        seen |= {pair, (other.params["a"], other.params["c"])}
+    assert repeats > 0
+
+
+def test_trials_that_run_beside_each_other_differ_and_wait_for_no_stage1() -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
+    ended: set[float] = set()
+    running: list[optuna.Trial] = []
+    for _ in range(15):
+        for _ in range(4):
+            trial = study.ask()
+            a, _b = _plain(trial)
+            assert a in ended or a not in {other.params["a"] for other in running}
+            running.append(trial)
+        while running:
+            trial = running.pop()
+            ended.add(trial.params["a"])
+            study.tell(trial, trial.params["b"] - trial.params["a"])
+    points = {(trial.params["a"], trial.params["b"]) for trial in study.trials}
+    assert len(points) == 60
+    assert len({a for a, _ in points}) < 60
+
+
+def test_asks_that_come_before_any_suggest_differ() -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        study.tell(trial, sum(_plain(trial)))
+    asked = [study.ask() for _ in range(5)]
+    assert len({_plain(trial) for trial in asked}) == 5
+
+
+@pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
+def test_a_stage1_that_did_not_end_is_never_repeated(state: TrialState) -> None:
+    """The best stage 1s end early; a trial ended in stage 2 carries its stage-1 cost, and its stage 1 counts."""
+    study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
+    lost, kept = set(), set()
+    for number in range(60):
+        trial = study.ask()
+        a, b = _plain(trial)
+        assert a not in lost
+        if a not in kept and number % 3 == 1:
+            lost.add(a)
+            study.tell(trial, state=state)
+        else:
+            kept.add(a)
+            trial.set_user_attr(STAGE1_COST, 20.0)
+            ended = number % 5 == 0
+            study.tell(trial, state=state) if ended else study.tell(trial, a - b)
+    assert len(lost) >= 2
+    assert len(kept) + len(lost) < 60
+
+
+def test_a_stage1_can_be_repeated_if_it_is_there_and_in_range() -> None:
+    """Of the four only two are there; that with fewer stage 2s has more to gain, though its one was pruned."""
+    study = optuna.create_study()
+    stages: dict[str, dict[str, Any]] = {
+        "complete, twice": {"a": 0.1, "state": TrialState.COMPLETE, "value": 1.0},
+        "again": {"a": 0.1, "state": TrialState.COMPLETE, "value": 2.0},
+        "pruned in stage 1": {"a": 0.2, "state": TrialState.PRUNED},
+        "out of range": {"a": 0.9, "state": TrialState.COMPLETE, "value": 3.0},
+        "pruned in stage 2": {"a": 0.3, "state": TrialState.PRUNED, "user_attrs": {STAGE1_COST: 9.0}},
+        "runs": {"a": 0.4, "state": TrialState.RUNNING},
+    }
+    for number, trial in enumerate(stages.values()):
+        params = {"a": trial.pop("a"), "b": number / 10}
+        ranges = dict.fromkeys(params, FloatDistribution(0, 1))
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, **trial))
+    axes1, axes2 = Axes({"a": FloatDistribution(0, 0.5)}), Axes({"b": FloatDistribution(0, 1)})
+    history = History.of(study.get_trials(), 1, axes1, axes2)
+    chosen = stage1_to_repeat(history, within=100.0)
+    assert chosen is not None
+    assert history.drawn[history.stage1.first[chosen]]["a"] == 0.3
+    chosen = stage1_to_repeat(history, within=0.0)
+    assert chosen is not None
+    assert history.drawn[history.stage1.first[chosen]]["a"] == 0.1
+
+
+def test_a_failed_configuration_is_not_proposed_again() -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=5, seed=0))
+    failed = set()
+    for _ in range(12):
+        trial = study.ask()
+        values = trial.suggest_int("a", 1, 3), trial.suggest_int("b", 1, 6)
+        assert values not in failed
+        if values[1] % 2:
+            failed.add(values)
+            trial.set_user_attr(STAGE1_COST, 5.0)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, values[1])
+    assert failed
+
+
+def _repeats(costs: Callable[[int], float] | None, ratio: float | None) -> tuple[int, list[int]]:
+    """How many of 60 trials repeat a stage 1, and the epochs of the others after the first few."""
+    study = _study(StagedSampler(["a", "epochs"], cost_ratio=ratio, seed=0))
+    seen: dict[tuple[float, int], int] = {}
+    for _ in range(60):
+        trial = study.ask()
+        a, b = _plain(trial)
+        epochs = trial.suggest_int("epochs", 1, 100, log=True)
+        seen[a, epochs] = trial.number
+        if costs is not None:
+            trial.set_user_attr(STAGE1_COST, costs(epochs))
+            trial.set_user_attr(STAGE2_COST, 2.0)
+        study.tell(trial, -((a - 0.3) ** 2) - (b - 0.6) ** 2)
+    return 60 - len(seen), [epochs for (_, epochs), number in seen.items() if number >= 10]
+
+
+def test_costs_are_learned_from_the_trials() -> None:
+    known = _repeats(None, 30)[0]
+    assert _repeats(lambda epochs: 60.0, None)[0] == known
+    assert _repeats(lambda epochs: 2.0, None)[0] == _repeats(None, 1)[0] < known
+
+
+def test_a_dear_stage1_is_begun_less_often_than_a_cheap_one() -> None:
+    """Where the cost grows with the epochs, which do not matter, new stage 1s have fewer of them."""
+    constant, growing = (_repeats(costs, None)[1] for costs in (lambda e: 40.0, lambda e: 4.0 * e))
+    assert np.mean(np.log(growing)) < np.mean(np.log(constant))
+
+
+def test_enqueued_values_are_kept_whole_or_in_part() -> None:
+    study = _study(StagedSampler(["a", "c"], cost_ratio=20, seed=0))
+    study.enqueue_trial({"a": 0.125, "b": 0.25, "c": 0.5})
+    seen: set[tuple[float, float]] = set()
+    for number in range(30):
+        if number == 20:
+            study.enqueue_trial({"a": 0.75})
+            study.enqueue_trial({"b": 0.375})
+        trial = study.ask()
+        a, b = _plain(trial)
+        c = trial.suggest_float("c", 0, 1)
+        if number == 0:
+            assert (a, b, c) == (0.125, 0.25, 0.5)
+        if number == 20:
+            assert a == 0.75
+            assert (a, c) not in seen
+        if number == 21:
+            assert b == 0.375
+        seen.add((a, c))
+        study.tell(trial, -a - b - c)
+
+
+def test_ranges_may_change_and_parameters_may_come_later() -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=10, seed=0))
+    for number in range(45):
+        trial = study.ask()
+        high = 1.0 if number < 15 else 0.5
+        a, b = trial.suggest_float("a", 0, high), trial.suggest_float("b", 0, high)
+        assert a <= high
+        assert b <= high
+        c = trial.suggest_categorical("c", ["x", "y"]) if number >= 30 else "x"
+        study.tell(trial, a + b + (c == "y"))
+    assert len({trial.params["a"] for trial in study.trials[15:]}) < 25
+    assert {trial.params["c"] for trial in study.trials[30:]} == {"x", "y"}
+
+
+def test_infinite_values_do_no_harm() -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=10, seed=0))
+    for number in range(25):
+        trial = study.ask()
+        a, _b = _plain(trial)
+        study.tell(trial, float("-inf") if number % 4 == 0 else a)
+    assert len(study.trials) == 25
+
+
+def test_it_is_better_than_tpe_where_stages_interact_weakly() -> None:
+    """At the cost of 25 plain trials and a ratio of 20, on average over four seeds."""
+
+    def best(seed: int, staged: bool) -> float:
+        optimum = np.random.default_rng(seed).uniform(0.2, 0.8, 8)
+        names = [f"x{i}" for i in range(8)]
+        sampler = StagedSampler(names[:3], cost_ratio=20, seed=seed) if staged else ReseededSampler(seed)
+        study = optuna.create_study(sampler=sampler)
+        seen: set[tuple[float, ...]] = set()
+        spent = 0
+        while spent < 25 * 21:
+            trial = study.ask()
+            x = np.array([trial.suggest_float(name, 0, 1) for name in names])
+            spent += 1 + (0 if tuple(x[:3]) in seen else 20)
+            seen.add(tuple(x[:3]))
+            study.tell(trial, float(np.square(x - optimum).sum()))
+        return study.best_value
+
+    assert sum(best(seed, True) for seed in range(4)) < 0.7 * sum(best(seed, False) for seed in range(4))
+
+
+def test_what_it_cannot_do_is_refused() -> None:
+    with pytest.raises(ValueError, match="cost_ratio is 0"):
+        StagedSampler(["a"], cost_ratio=0)
+    with pytest.raises(ValueError, match="list of names"):
+        StagedSampler("lr")
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=StagedSampler(["a"]))
+    with pytest.raises(ValueError, match="several objectives"):
+        study.ask().suggest_float("a", 0, 1)
