@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -31,9 +31,9 @@ Weights = Mapping[str, Tensor]
 class Resource:
     """A tensor file that a config needs: resolved once by the driver, handed to every trial."""
 
-    kind: Literal["backbone", "prompt"]
+    kind: Literal["backbone", "prompt", "label_embeddings"]
     name: str
-    """Backbone name, or `tokens` for prompt tokens."""
+    """Backbone name, `tokens` for prompt tokens, or `labels` for embeddings of the labels' names."""
     source: str
     """`imagenet` (the published torchvision weights) or the path of a local file."""
 
@@ -45,7 +45,8 @@ class Resource:
     @property
     def field(self) -> str:
         """The config field that names the source; set to `none`, the trainer does without."""
-        return {"backbone": "stage1.weights", "prompt": "stage1.prompt"}[self.kind]
+        fields = {"backbone": "weights", "prompt": "prompt", "label_embeddings": "label_embeddings"}
+        return f"stage1.{fields[self.kind]}"
 
     @property
     def published(self) -> bool:
@@ -112,12 +113,15 @@ class TrainerInputs:
     images: Images
     """(N, channels, S, S) uint8 training images."""
     labels: Tensor
-    """(N, C) float32 of 0 / 1 for multi-label, (N,) int64 for multi-class."""
+    """(N, C) float32 of 0 / 1 for multi-label, (N,) int64 for multi-class. For trainers that take labels of several
+    data sets, NaN or a negative number is a label that nobody has looked for."""
     device: torch.device
     seed: int
     """The run's seed; every draw derives from (seed, stage, step), see `trainers.seeding`."""
     resources: Mapping[str, Weights] = field(default_factory=dict)
     """Resolved tensor files by `Resource.key`."""
+    groups: Sequence[str] | None = None
+    """(N,) what must stay together where a trainer divides its images, such as the patient; None: each by itself."""
 
 
 class TwoStageTrainer(ABC, Generic[ConfigT]):
