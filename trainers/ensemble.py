@@ -24,7 +24,7 @@ def choose_members(quality: Tensor, positives: Tensor, m: int, min_positives: in
     n_models = len(quality)
     if not 1 <= m <= n_models:
         raise ValueError(f"m is {m}, but there are {n_models} models: m is between 1 and {n_models}")
-    best = quality.argsort(0, descending=True, stable=True)[:m]
+    best = quality.argsort(stable=True, dim=0, descending=True)[:m]
     members = torch.zeros(quality.shape, dtype=torch.bool, device=quality.device).scatter_(0, best, True)
     unsure = (positives < min_positives) | quality.isnan().any(0)
     return members | unsure

@@ -48,7 +48,7 @@ def align_labels(
     """
     column_of = {plain(name): column for column, name in enumerate(classes)}
     renamed = {plain(name): plain(other) for name, other in aliases.items()}
-    columns = {}
+    columns: dict[int, list[int]] = {}
     for source, name in enumerate(names):
         own = plain(name)
         target = column_of.get(own, column_of.get(renamed.get(own, own)))

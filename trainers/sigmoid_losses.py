@@ -23,7 +23,7 @@ def bce(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tenso
 def weighted_bce(
     logits: Tensor, targets: Tensor, positive: Tensor, negative: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """-[w+ y log p + w- (1 - y) log(1 - p)] with the weights w+ = `positive` and w- = `negative` (C,); y may be soft."""
+    """-[w+ y log p + w- (1 - y) log(1 - p)], w+ = `positive` and w- = `negative`, both (C,), for y in [0, 1]."""
     z, y = logits.float(), targets.float()
     return _mean(-positive * y * F.logsigmoid(z) - negative * (1 - y) * F.logsigmoid(-z), weights)
 
