@@ -31,9 +31,9 @@ Weights = Mapping[str, Tensor]
 class Resource:
     """A tensor file that a config needs: resolved once by the driver, handed to every trial."""
 
-    kind: Literal["backbone", "prompt", "label_embeddings"]
+    kind: Literal["backbone", "prompt"]
     name: str
-    """Backbone name, `tokens` for prompt tokens, or `labels` for embeddings of the labels' names."""
+    """Backbone name, or `tokens` for prompt tokens."""
     source: str
     """`imagenet` (the published torchvision weights) or the path of a local file."""
 
@@ -45,8 +45,7 @@ class Resource:
     @property
     def field(self) -> str:
         """The config field that names the source; set to `none`, the trainer does without."""
-        fields = {"backbone": "weights", "prompt": "prompt", "label_embeddings": "label_embeddings"}
-        return f"stage1.{fields[self.kind]}"
+        return {"backbone": "stage1.weights", "prompt": "stage1.prompt"}[self.kind]
 
     @property
     def published(self) -> bool:

@@ -148,7 +148,7 @@ class CXRConfig(ImageTrainerConfig):
     def resources(self) -> tuple[Resource, ...]:
         """The backbone's weights and the labels' embeddings, where they are not `none`."""
         source = self.stage1.label_embeddings
-        own = () if source == NONE else (Resource("label_embeddings", "labels", source),)
+        own = () if source == NONE else (Resource("label_embeddings", "embeddings", source),)
         return (*super().resources(), *own)
 
 

@@ -1,12 +1,10 @@
-"""Reads the tensor files a config needs: weights, prompt tokens, embeddings of labels. Never unpickles objects."""
+"""Reads the tensor files a config needs: published weights, local weights, prompt tokens. Never unpickles objects."""
 
 from __future__ import annotations
 
-import json
 import pickle
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +23,14 @@ class ResourceUnavailable(RuntimeError):  # noqa: N818 - says what it is
     """A tensor file cannot be had; the message is one line with the reason."""
 
 
-def resolve(resource: Resource, classes: Sequence[str] | None = None) -> dict[str, Tensor]:
+def resolve(resource: Resource) -> dict[str, Tensor]:
     """The tensors of `resource` on CPU, by name; prompt tokens as {"tokens": (M, D')}.
 
     `imagenet` weights come from torch.hub's cache folder (`TORCH_HOME`), or are downloaded into it. Local files are
-    .safetensors, or .pt / .pth read with `weights_only`. Embeddings of labels are {"embeddings": (C, D')}, one row for
-    each of `classes`, the data's labels, found by name in the file. Raises `ResourceUnavailable`.
+    .safetensors, or .pt / .pth read with `weights_only`. Raises `ResourceUnavailable`.
     """
     if resource.kind == "backbone" and resource.source == PUBLISHED:
         return _published(resource.name)
-    if resource.kind == "label_embeddings":
-        return {"embeddings": _label_embeddings(Path(resource.source), classes)}
     tensors = _read(Path(resource.source))
     return {"tokens": _tokens(tensors, resource.source)} if resource.kind == "prompt" else tensors
 
@@ -96,48 +91,6 @@ def _tokens(tensors: dict[str, Tensor], source: str) -> Tensor:
             f"{source}: prompt tokens are a float tensor (tokens, width), not {tokens.dtype} {tuple(tokens.shape)}"
         )
     return tokens.float()
-
-
-def _label_embeddings(path: Path, classes: Sequence[str] | None) -> Tensor:
-    """The row of each class, (C, D'), of a file whose metadata names its rows."""
-    if classes is None:
-        raise ResourceUnavailable(
-            f"{path}: embeddings are found by the names of the data's labels, which are not known"
-        )
-    if path.suffix != ".safetensors":
-        raise ResourceUnavailable(f"{path}: embeddings of labels are a .safetensors file that names its labels")
-    tensors = _read(path)
-    embeddings = tensors.get("embeddings")
-    if embeddings is None or embeddings.dim() != 2 or not embeddings.is_floating_point():
-        raise ResourceUnavailable(f"{path}: has no float tensor `embeddings` (labels, width)")
-    names = _named_rows(path)
-    if len(names) != len(embeddings) or len(set(names)) != len(names):
-        raise ResourceUnavailable(
-            f"{path}: names {len(names)} labels ({len(set(names))} different ones) for {len(embeddings)} rows"
-        )
-    row_of = {name: row for row, name in enumerate(names)}
-    missing = [name for name in classes if name not in row_of]
-    if missing:
-        raise ResourceUnavailable(
-            f"{path}: holds no embedding of the data's label{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
-            f"its labels are {', '.join(names)}"
-        )
-    return embeddings[[row_of[name] for name in classes]].float()
-
-
-def _named_rows(path: Path) -> list[str]:
-    """The labels that a file's metadata names, in the order of its rows."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("labels", "")
-    try:
-        names = json.loads(text)
-    except json.JSONDecodeError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ResourceUnavailable(f"{path}: its metadata has no `labels`, a JSON list of one name per row")
-    return names
 
 
 def _one_line(reason: object) -> str:

@@ -20,14 +20,6 @@ def bce(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tenso
     return _mean(F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none"), weights)
 
 
-def weighted_bce(
-    logits: Tensor, targets: Tensor, positive: Tensor, negative: Tensor, weights: Tensor | None = None
-) -> Tensor:
-    """-[w+ y log p + w- (1 - y) log(1 - p)], w+ = `positive` and w- = `negative`, both (C,), for y in [0, 1]."""
-    z, y = logits.float(), targets.float()
-    return _mean(-positive * y * F.logsigmoid(z) - negative * (1 - y) * F.logsigmoid(-z), weights)
-
-
 def gce(
     logits: Tensor,
     targets: Tensor,
@@ -71,14 +63,7 @@ def focal_bce(logits: Tensor, targets: Tensor, gamma: float, alpha: float | None
     return _mean(losses, None if alpha is None else y * alpha + (1 - y) * (1 - alpha))
 
 
-def asymmetric(
-    logits: Tensor,
-    targets: Tensor,
-    gamma_pos: float,
-    gamma_neg: float,
-    margin: float,
-    weights: Tensor | None = None,
-) -> Tensor:
+def asymmetric(logits: Tensor, targets: Tensor, gamma_pos: float, gamma_neg: float, margin: float) -> Tensor:
     """Asymmetric loss (Ridnik et al., arXiv 2009.14119), reduced by the mean; its code sums, which needs other rates.
 
     -[y (1 - p)^gamma_pos log p + (1 - y) p_m^gamma_neg log(1 - p_m)], p_m = max(p - margin, 0): negatives below
@@ -92,7 +77,7 @@ def asymmetric(
     focus = shifted.clamp(min=torch.finfo(torch.float32).tiny) ** gamma_neg
     # log(1 - p) loses its digits near p = 1, so without a margin it is taken from the logit.
     left = F.logsigmoid(-z) if margin == 0 else torch.log1p(-shifted)
-    return _mean(y * positive + (1 - y) * focus * -left, weights)
+    return (y * positive + (1 - y) * focus * -left).mean()
 
 
 def positive_weights(counts: Tensor, images: int, power: float) -> Tensor:
@@ -102,15 +87,6 @@ def positive_weights(counts: Tensor, images: int, power: float) -> Tensor:
     """
     rate = (counts.to(torch.float64).clamp(min=1) / images).clamp(max=1 - 1e-9)
     return (((1 - rate) / rate) ** power).float()
-
-
-def exponential_weights(counts: Tensor, images: int | Tensor) -> tuple[Tensor, Tensor]:
-    """exp(1 - r_c) for positives and exp(r_c) for negatives, float32 (C,), r_c the share of `images` with label c.
-
-    CheXFusion (arXiv 2308.03968).
-    """
-    rate = counts.to(torch.float64) / images
-    return torch.exp(1 - rate).float(), torch.exp(rate).float()
 
 
 def reweight(counts: Tensor, power: float) -> Tensor:
