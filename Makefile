@@ -31,8 +31,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 
 # Pins every dependency with its hashes; index addresses stay out, so that any mirror can serve them.
 lock: $(VENV)/.ready
-	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --universal --generate-hashes --no-emit-index-url \
-		--no-annotate --python-version 3.11 --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --extra text --universal --generate-hashes \
+		--no-emit-index-url --no-annotate --python-version 3.11 --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,9 +7,11 @@ A trainer gets arrays and tensors and gives back tensors and floats. Its config 
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
@@ -27,15 +29,20 @@ Weights = Mapping[str, Tensor]
 """A state dict of plain tensors."""
 
 
+_HUB_NAME = re.compile(r"(?!.*\.(safetensors|pt|pth)$)\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
+
+
 @dataclass(frozen=True)
 class Resource:
     """A tensor file that a config needs: resolved once by the driver, handed to every trial."""
 
-    kind: Literal["backbone", "prompt"]
+    kind: Literal["backbone", "prompt", "label_embeddings"]
+    """Weights of a network; text tokens (M, D') of all labels; or one text embedding a label, (C, D')."""
     name: str
-    """Backbone name, or `tokens` for prompt tokens."""
+    """Backbone name; for text the name of its tensor: `tokens` or `embeddings`."""
     source: str
-    """`imagenet` (the published torchvision weights) or the path of a local file."""
+    """A published name or a local path. For a backbone `imagenet` (the published torchvision weights) or a file; for
+    text a file, or a text encoder: its name on the Hugging Face hub (`NAME` or `NAME@REVISION`) or its folder."""
 
     @property
     def key(self) -> str:
@@ -45,12 +52,14 @@ class Resource:
     @property
     def field(self) -> str:
         """The config field that names the source; set to `none`, the trainer does without."""
-        return {"backbone": "stage1.weights", "prompt": "stage1.prompt"}[self.kind]
+        return "stage1.weights" if self.kind == "backbone" else f"stage1.{self.kind}"
 
     @property
     def published(self) -> bool:
-        """Whether the source is a published file instead of one of the user's."""
-        return self.source == "imagenet"
+        """Whether the source is a published name instead of a path of the user's."""
+        if self.kind == "backbone":
+            return self.source == "imagenet"
+        return bool(_HUB_NAME.fullmatch(self.source)) and not Path(self.source).exists()
 
 
 def first_step(fraction: float, length: int) -> int:

@@ -1,4 +1,4 @@
-"""Reads the tensor files a config needs: published weights, local weights, prompt tokens. Never unpickles objects."""
+"""Reads the tensor files a config needs: published weights, local weights, text tensors. Never unpickles objects."""
 
 from __future__ import annotations
 
@@ -20,11 +20,19 @@ PUBLISHED = "imagenet"
 
 
 class ResourceUnavailable(RuntimeError):  # noqa: N818 - says what it is
-    """A tensor file cannot be had; the message is one line with the reason."""
+    """Tensors cannot be had; the message is one line with the reason, `fix` what to do about it (may be empty)."""
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.fix = fix
+
+
+class PublishedUnavailable(ResourceUnavailable):
+    """Something published cannot be had here, through no mistake of the user's: a search may go on without."""
 
 
 def resolve(resource: Resource) -> dict[str, Tensor]:
-    """The tensors of `resource` on CPU, by name; prompt tokens as {"tokens": (M, D')}.
+    """The tensors of `resource` on CPU, by name; text as {"tokens": (M, D')} or {"embeddings": (C, D')}, float32.
 
     `imagenet` weights come from torch.hub's cache folder (`TORCH_HOME`), or are downloaded into it. Local files are
     .safetensors, or .pt / .pth read with `weights_only`. Raises `ResourceUnavailable`.
@@ -32,7 +40,7 @@ def resolve(resource: Resource) -> dict[str, Tensor]:
     if resource.kind == "backbone" and resource.source == PUBLISHED:
         return _published(resource.name)
     tensors = _read(Path(resource.source))
-    return {"tokens": _tokens(tensors, resource.source)} if resource.kind == "prompt" else tensors
+    return tensors if resource.kind == "backbone" else {resource.name: _text(tensors, resource)}
 
 
 def _published(name: str) -> dict[str, Tensor]:
@@ -41,7 +49,7 @@ def _published(name: str) -> dict[str, Tensor]:
     try:
         weights = models.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError) as error:
-        raise ResourceUnavailable(f"there are no published weights for backbone {name!r}") from error
+        raise PublishedUnavailable(f"there are no published weights for backbone {name!r}") from error
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         if not cached.exists():
@@ -50,8 +58,8 @@ def _published(name: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ResourceUnavailable(
-            f"the published weights of {name} cannot be loaded from {weights.url} or {cached}: {_one_line(reason)}"
+        raise PublishedUnavailable(
+            f"the published weights of {name} cannot be loaded from {weights.url} or {cached}: {one_line(reason)}"
         ) from error
     return state
 
@@ -71,7 +79,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except ResourceUnavailable:
         raise
     except Exception as error:  # Damaged files raise whatever their parser trips over.
-        raise ResourceUnavailable(f"{path}: cannot be read as tensors: {_one_line(error)}") from error
+        raise ResourceUnavailable(f"{path}: cannot be read as tensors: {one_line(error)}") from error
     if isinstance(content, Tensor):
         return {"tokens": content}
     for wrapper in ("state_dict", "model"):
@@ -82,17 +90,23 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {str(key): value for key, value in content.items()}
 
 
-def _tokens(tensors: dict[str, Tensor], source: str) -> Tensor:
-    if len(tensors) != 1:
-        raise ResourceUnavailable(f"{source}: prompt tokens are one tensor, but the file has {len(tensors)}")
-    (tokens,) = tensors.values()
-    if tokens.dim() != 2 or not tokens.is_floating_point() or not len(tokens):
+def _text(tensors: dict[str, Tensor], resource: Resource) -> Tensor:
+    """The tensor named like the resource; the only one of a file, whatever its name."""
+    what, rows = ("prompt tokens", "tokens") if resource.kind == "prompt" else ("label embeddings", "labels")
+    if resource.name not in tensors and len(tensors) != 1:
         raise ResourceUnavailable(
-            f"{source}: prompt tokens are a float tensor (tokens, width), not {tokens.dtype} {tuple(tokens.shape)}"
+            f"{resource.source}: no tensor is named {resource.name}; {what} are one tensor, but the file has "
+            f"{len(tensors)}"
         )
-    return tokens.float()
+    found = tensors[resource.name] if resource.name in tensors else next(iter(tensors.values()))
+    if found.dim() != 2 or not found.is_floating_point() or not found.numel():
+        raise ResourceUnavailable(
+            f"{resource.source}: {what} are a float tensor ({rows}, width), not {found.dtype} {tuple(found.shape)}"
+        )
+    return found.float()
 
 
-def _one_line(reason: object) -> str:
+def one_line(reason: object) -> str:
+    """What an error says, short and in one line."""
     text = " ".join(str(reason).split())
     return text[:200] or type(reason).__name__
