@@ -105,6 +105,10 @@ class TrainerConfig(_Section):
         """
         return {1: 0, 2: 0}
 
+    def notes(self, train_counts: Mapping[str, int]) -> tuple[str, ...]:
+        """What to tell the user of this config on data with so many training images per class; nothing by default."""
+        return ()
+
 
 ConfigT = TypeVar("ConfigT", bound=TrainerConfig)
 

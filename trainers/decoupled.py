@@ -2,14 +2,11 @@
 
 After Kang et al., "Decoupling Representation and Classifier" (arXiv 1910.09217): stage 1 learns everything with one
 long-tail loss or sampler, stage 2 re-balances the classifier on a frozen encoder. As the encoder is frozen, stage 2
-works on features of un-augmented training images, extracted once. Sources of the losses are in `softmax_losses` and
-`sigmoid_losses`; defaults are their papers'.
+works on features of un-augmented training images, extracted once. The losses are in `long_tail_losses`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,53 +16,33 @@ from torch import Tensor, nn
 
 from trainers import batches
 from trainers.augment import training_images
-from trainers.base import Stage2Config, Task, TrainerConfig, TrainerInputs, Weights, first_step
-from trainers.gaussians import Gaussians, fit, moments
-from trainers.heads import ClassHead, tau_normalise, to_nearest_mean
-from trainers.image_config import AugmentedStage1, ImageTrainerConfig
-from trainers.image_trainer import ImageTrainer
-from trainers.pooled import PooledNetwork
-from trainers.seeding import derive_seed
-from trainers.sigmoid_losses import asymmetric, bce, focal_bce, positive_weights
-from trainers.softmax_losses import (
-    class_balanced_weights,
-    cross_entropy,
-    focal,
-    label_aware_smoothing,
-    ldam,
-    ldam_margins,
-    log_prior,
-    logit_adjusted,
-    smoothing_by_count,
+from trainers.base import Task, TrainerConfig, TrainerInputs, Weights
+from trainers.gaussians import Gaussians, fit
+from trainers.heads import ClassHead
+from trainers.long_tail_losses import (
+    COSINE_LOSSES,
+    ONE_LABEL_LOSSES,
+    SEVERAL_LABEL_LOSSES,
+    LongTailStage1,
+    LossFunction,
+    loss_on_cosines,
+    one_label_loss,
+    several_label_loss,
 )
+from trainers.pooled import PooledNetwork
+from trainers.rebalancing import SHARE, RebalancingConfig, RebalancingStage2, RebalancingTrainer
+from trainers.sampling import class_balanced_order
+from trainers.seeding import derive_seed, generator
+from trainers.sigmoid_losses import bce
+from trainers.softmax_losses import cross_entropy, label_aware_smoothing, log_prior, smoothing_by_count
 
-Loss = Literal[
-    "plain",
-    "balanced_sampling",
-    "mixup",
-    "focal",
-    "class_balanced",
-    "ldam_drw",
-    "balanced_softmax",
-    "logit_adjustment",
-    "asymmetric",
-    "pos_weight",
-]
 Method = Literal["none", "crt", "lws", "mislas", "tau_norm", "ncm", "logit_adjustment", "vfc"]
 
-ONE_LABEL_LOSSES = frozenset({"class_balanced", "ldam_drw", "balanced_softmax", "logit_adjustment"})
-SEVERAL_LABEL_LOSSES = frozenset({"asymmetric", "pos_weight"})
 SEVERAL_LABEL_METHODS = frozenset({"none", "crt"})
 """The others move a label's scores as a whole, which changes no ranking within a label, or need one label an image."""
 
-SHARE = "share"
-"""Key of an optimiser's group for its share of the learning rate; 1 where it is missing."""
 
-REFERENCE_BATCH = 512
-"""Batch size that stage 2's learning rate is given for; the rate is scaled with the batch (Kang et al., issue 8)."""
-
-
-class DecoupledStage1(AugmentedStage1):
+class DecoupledStage1(LongTailStage1):
     """The representation, under one long-tail loss or sampler."""
 
     epochs: int = Field(100, ge=1, le=10_000)
@@ -78,44 +55,9 @@ class DecoupledStage1(AugmentedStage1):
     """SGD's momentum."""
     weight_decay: float = Field(5e-4, ge=0, le=1)
     """SGD's L2 penalty."""
-    loss: Loss = "plain"
-    """`plain` is cross-entropy, or binary cross-entropy for several labels an image. `balanced_sampling`, `mixup` and
-    `focal` work for both; `class_balanced`, `ldam_drw`, `balanced_softmax` and `logit_adjustment` for one label;
-    `asymmetric` and `pos_weight` for several."""
-    sampling_exponent: float = Field(1.0, ge=0, le=2)
-    """r of `balanced_sampling`: image i has probability ~ n_y^-r; 0.5 is square-root sampling."""
-    mixup_alpha: float = Field(0.2, gt=0, le=10)
-    """a of `mixup`: the share of the first image is drawn from Beta(a, a)."""
-    focal_gamma: float = Field(2.0, ge=0, le=10)
-    """gamma of `focal`."""
-    beta: float = Field(0.9999, ge=0, lt=1)
-    """beta of the effective numbers in `class_balanced` and `ldam_drw`; near inverse frequency for small classes."""
-    ldam_scale: float = Field(30.0, gt=0, le=1000)
-    """s of `ldam_drw`."""
-    ldam_margin: float = Field(0.5, ge=0, le=2)
-    """Margin of the rarest class in `ldam_drw`."""
-    drw_start: float = Field(0.8, ge=0, le=1)
-    """Fraction of stage 1 after which `ldam_drw` weights classes."""
-    drw_lr_factor: float = Field(0.1, gt=0, le=1)
-    """Factor on the learning rate from `drw_start` on."""
-    tau: float = Field(1.0, ge=0, le=10)
-    """tau of `logit_adjustment` in training."""
-    gamma_pos: float = Field(1.0, ge=0, le=10)
-    """gamma+ of `asymmetric`."""
-    gamma_neg: float = Field(4.0, ge=0, le=10)
-    """gamma- of `asymmetric`; too strong on mild imbalance, where 2 or less is advised."""
-    asl_margin: float = Field(0.05, ge=0, lt=1)
-    """Probability margin m of `asymmetric`."""
-    weight_power: float = Field(0.5, ge=0, le=2)
-    """k of `pos_weight`: positives weigh ((1 - r) / r)^k, r the share of images with the label."""
-
-    @property
-    def reweighted_from(self) -> int:
-        """First epoch (from 0) in which `ldam_drw` weights classes; `epochs` where `drw_start` is 1: never."""
-        return first_step(self.drw_start, self.epochs)
 
 
-class DecoupledStage2(Stage2Config):
+class DecoupledStage2(RebalancingStage2):
     """The classifier, re-balanced on the frozen encoder."""
 
     method: Method = "none"
@@ -124,14 +66,6 @@ class DecoupledStage2(Stage2Config):
     smoothing, while batch norms adapt to class-balanced images. `tau_norm`: weights divided by their norm^tau. `ncm`:
     nearest class mean by cosine. `logit_adjustment`: logits minus tau log prior. `vfc`: a new head on virtual features.
     Several labels an image: `none` and `crt` only."""
-    lr: float = Field(0.2, gt=0, le=100)
-    """SGD's learning rate of the methods that learn, at a batch of 512, scaled with the batch; a cosine to 0."""
-    batch_size: int = Field(512, ge=1, le=65_536)
-    """Features in a batch of the methods that learn."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD's momentum."""
-    weight_decay: float = Field(5e-4, ge=0, le=1)
-    """SGD's L2 penalty."""
     tau: float = Field(1.0, ge=0, le=10)
     """tau of `tau_norm` and of `logit_adjustment`."""
     head_lr_factor: float = Field(0.1, gt=0, le=1)
@@ -153,7 +87,7 @@ class DecoupledStage2(Stage2Config):
         return self.method in ("crt", "lws", "mislas", "vfc")
 
 
-class DecoupledConfig(ImageTrainerConfig):
+class DecoupledConfig(RebalancingConfig):
     """All parameters of the baselines; a row of a comparison uses few of them."""
 
     stage1: DecoupledStage1 = Field(default_factory=DecoupledStage1)
@@ -164,7 +98,7 @@ class DecoupledConfig(ImageTrainerConfig):
         return {1: self.stage1.reweighted_from if self.stage1.loss == "ldam_drw" else 0, 2: 0}
 
 
-class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
+class DecoupledTrainer(RebalancingTrainer[DecoupledConfig]):
     """Trains a baseline, see the module's docstring."""
 
     name: ClassVar[str] = "decoupled"
@@ -183,11 +117,11 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         return PooledNetwork(self.config.stage1.backbone, resources.get("backbone"), self._first_head)
 
     def enter_stage(self, stage: int) -> None:
-        """Also says what the head's logits are: cosines for LDAM and for the nearest mean."""
+        """Also says what the head's logits are: cosines for LDAM, for GCL and for the nearest mean."""
         super().enter_stage(stage)
         method = self.config.stage2.method if stage == 2 else "none"
         self._head.cosine = method == "ncm" or (
-            self.config.stage1.loss == "ldam_drw" and method in ("none", "lws", "mislas", "logit_adjustment")
+            self.config.stage1.loss in COSINE_LOSSES and method in ("none", "lws", "mislas", "logit_adjustment")
         )
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -217,28 +151,29 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         shares = np.random.default_rng(derive_seed(self.inputs.seed, 1, step, "mixup"))
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:
+            if cfg.loss == "balanced_mixup":
+                plain, balanced = (training_images(part, cfg.augmentations, draws) for part in raw.unbind(1))
+                return self._balanced_mixed_loss(plain, balanced, self.labels[index], shares)
             images, targets = training_images(raw, cfg.augmentations, draws), self.labels[index]
             if cfg.loss == "mixup":
                 return self._mixed_loss(images, targets, draws, shares)
-            return self._loss(self.forward(images), targets, reweighted=reweighted)
+            return self._loss(self.forward(images), targets, draws, reweighted=reweighted)
 
-        exponent = cfg.sampling_exponent if cfg.loss == "balanced_sampling" else None
-        order = self.step_order(1, step, cfg.images_per_epoch, exponent=exponent)
+        order = self.step_order(1, step, cfg.images_per_epoch, exponent=cfg.order_exponent)
+        if cfg.loss == "balanced_mixup":
+            order = self._with_balanced_partners(step, order)
         mean = self.train_on_images(1, step, order=order, batch_size=cfg.batch_size, loss_of=loss, optimizer=optimizer)
         return {"loss": mean}
 
     def begin_stage2(self) -> None:
         """Applies the methods that are formulas, and starts those that learn."""
-        cfg, head = self.config.stage2, self._head
+        cfg = self.config.stage2
         self.enter_stage(2)
         if cfg.method in ("crt", "vfc"):
             self.fresh_head(lambda: self._new_head(self.model.dim))
-        elif cfg.method == "tau_norm":
-            tau_normalise(head, cfg.tau)
-        elif cfg.method == "ncm":
-            to_nearest_mean(head, moments(self.current_sums()).mean[0].float())
         elif cfg.method == "logit_adjustment":
-            head.offset -= cfg.tau * log_prior(self.counts)
+            self._head.offset -= cfg.tau * log_prior(self.counts)
+        self.rebalance_by_formula()
         self.optimizers = self.build_optimizers()
 
     def stage2_step(self, step: int) -> dict[str, float]:
@@ -247,66 +182,37 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         if not cfg.trains:
             return {}
         if cfg.method == "mislas":
-            self._move_batch_norms(step)
+            self.move_batch_norms(step, exponent=1.0)
         if cfg.method == "vfc":
             total = cfg.virtual_size * int((self.counts > 0).sum())
             drawn = self.virtual_features(step, self.kept_gaussians(self._fitted), cfg.virtual_size, cfg.batch_size)
         else:
             total = len(self.labels)
             drawn = self.balanced_features(step, total, cfg.batch_size)
-        rates = self._cosine_rates(step, math.ceil(total / cfg.batch_size))
-        optimizer = self.optimizers["head"]
-
-        def set_rate() -> None:
-            rate = next(rates)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get(SHARE, 1.0)
-
-        loss = self.train_on_features(drawn, loss_of=self._head_loss(), optimizer=optimizer, before_batch=set_rate)
-        return {"head_loss": loss}
-
-    @property
-    def _head(self) -> ClassHead:
-        head = self.model.head
-        assert isinstance(head, ClassHead)
-        return head
+        return {"head_loss": self.train_head(step, drawn, total, self._head_loss())}
 
     def _new_head(self, dim: int) -> ClassHead:
         return ClassHead(dim, self.inputs.n_classes)
 
     def _first_head(self, dim: int) -> ClassHead:
         head = self._new_head(dim)
-        if self.config.stage1.loss == "ldam_drw":
-            nn.init.constant_(head.scale, self.config.stage1.ldam_scale)
+        scale = self.config.stage1.cosine_scale
+        if scale is not None:
+            nn.init.constant_(head.scale, scale)
         return head
 
-    def _loss(self, features: Tensor, targets: Tensor, *, reweighted: bool) -> Tensor:
+    def _loss(self, features: Tensor, targets: Tensor, draws: torch.Generator, *, reweighted: bool) -> Tensor:
         """The chosen loss of a batch of features (B, D)."""
-        cfg, head = self.config.stage1, self._head
-        if cfg.loss == "ldam_drw":
-            weights = class_balanced_weights(self.counts, cfg.beta) if reweighted else None
-            margins = ldam_margins(self.counts, cfg.ldam_margin)
-            return ldam(head.cosines(features), targets, margins, cfg.ldam_scale, weights)
-        return self._loss_on_logits()(head(features), targets)
+        cfg, head, counts = self.config.stage1, self._head, self.counts
+        if cfg.loss in COSINE_LOSSES:
+            return loss_on_cosines(cfg, counts, head.cosines(features), targets, draws, reweighted=reweighted)
+        loss = several_label_loss(cfg, counts, len(self.labels)) if self.several else one_label_loss(cfg, counts)
+        return loss(head(features), targets)
 
-    def _loss_on_logits(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The chosen loss as a function of logits (B, C) and targets."""
-        cfg, counts = self.config.stage1, self.counts
-        if self.several:
-            weights = positive_weights(counts, len(self.labels), cfg.weight_power)
-            several: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-                "focal": lambda z, y: focal_bce(z, y, cfg.focal_gamma),
-                "asymmetric": lambda z, y: asymmetric(z, y, cfg.gamma_pos, cfg.gamma_neg, cfg.asl_margin),
-                "pos_weight": lambda z, y: bce(z, y, 1 + y * (weights - 1)),
-            }
-            return several.get(cfg.loss, bce)
-        one: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            "focal": lambda z, y: focal(z, y, cfg.focal_gamma),
-            "class_balanced": lambda z, y: cross_entropy(z, y, class_balanced_weights(counts, cfg.beta)),
-            "balanced_softmax": lambda z, y: logit_adjusted(z, y, counts),
-            "logit_adjustment": lambda z, y: logit_adjusted(z, y, counts, cfg.tau),
-        }
-        return one.get(cfg.loss, cross_entropy)
+    def _with_balanced_partners(self, step: int, order: batches.Indices) -> batches.Indices:
+        """Indices (n, 2): those of `order` (n,), each with that of an image sampled class by class."""
+        draws = generator("cpu", self.inputs.seed, 1, step, "balanced partners")
+        return np.stack([order, class_balanced_order(self.labels, len(order), 1.0, draws).numpy()], axis=1)
 
     def _mixed_loss(
         self, images: Tensor, targets: Tensor, draws: torch.Generator, shares: np.random.Generator
@@ -315,12 +221,27 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         alpha = self.config.stage1.mixup_alpha
         share = float(shares.beta(alpha, alpha))
         partner = torch.randperm(len(images), generator=draws, device=self.device)
-        logits = self._head(self.forward(torch.lerp(images[partner], images, share)))
-        one_hot = targets if self.several else nn.functional.one_hot(targets, self.inputs.n_classes).float()
-        mixed = torch.lerp(one_hot[partner], one_hot, share)
-        return bce(logits, mixed) if self.several else cross_entropy(logits, mixed)
+        return self._loss_of_mixture(images[partner], images, targets[partner], targets, share)
 
-    def _head_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def _balanced_mixed_loss(
+        self, images: Tensor, balanced: Tensor, targets: Tensor, shares: np.random.Generator
+    ) -> Tensor:
+        """Balanced-MixUp (Galdran et al., arXiv 2109.09850): one share of the class-balanced images per batch.
+
+        `targets` (B, 2) or (B, 2, C) are those of `images` and of `balanced`.
+        """
+        share = float(shares.beta(self.config.stage1.mixup_alpha, 1.0))
+        return self._loss_of_mixture(images, balanced, targets[:, 0], targets[:, 1], share)
+
+    def _loss_of_mixture(self, images: Tensor, others: Tensor, targets: Tensor, theirs: Tensor, share: float) -> Tensor:
+        """Cross-entropy, by task, of images mixed with a `share` of `others`, as labels `targets` with `theirs`."""
+        logits = self._head(self.forward(torch.lerp(images, others, share)))
+        if self.several:
+            return bce(logits, torch.lerp(targets, theirs, share))
+        own, other = (nn.functional.one_hot(part, self.inputs.n_classes).float() for part in (targets, theirs))
+        return cross_entropy(logits, torch.lerp(own, other, share))
+
+    def _head_loss(self) -> LossFunction:
         """Stage 2's loss as a function of logits and targets."""
         cfg = self.config.stage2
         if cfg.method != "mislas":
@@ -328,28 +249,11 @@ class DecoupledTrainer(ImageTrainer[DecoupledConfig]):
         smoothing = smoothing_by_count(self.counts, cfg.smooth_head, cfg.smooth_tail)
         return lambda logits, targets: label_aware_smoothing(logits, targets, smoothing)
 
-    def _move_batch_norms(self, step: int) -> None:
-        """MiSLAS's shift learning: batch norms see one epoch of class-balanced images; no parameter moves."""
-        cfg = self.config.stage1
-        draws = self.draws(2, step, "augmentation")
-        order = self.step_order(2, step, None, exponent=1.0)
-        self.model.train()
-        with torch.no_grad():
-            for _, raw in batches.load(self.inputs.images, batches.split(order, cfg.batch_size), self.device):
-                self.forward(training_images(raw, cfg.augmentations, draws))
-        self.encoder_changed()
-
     def _fitted(self) -> Gaussians:
         cfg = self.config.stage2
         return fit(
             self.current_sums("full"), cov_type="full", shrinkage=cfg.shrinkage, towards="identity", ridge=cfg.cov_eps
         )
-
-    def _cosine_rates(self, step: int, batches: int) -> Iterator[float]:
-        """Learning rates of a round's batches, on one cosine from the start to the end of stage 2."""
-        cfg = self.config.stage2
-        top, steps = cfg.lr * cfg.batch_size / REFERENCE_BATCH, cfg.rounds * batches
-        return (top * (1 + math.cos(math.pi * (step * batches + i) / steps)) / 2 for i in range(batches))
 
 
 def _check_task(config: DecoupledConfig, task: Task) -> None:

@@ -387,6 +387,7 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         cfg = self.config.stage2
         self.encoder_changed()  # about to: what was measured of it makes room for the running Gaussians
         self.encoder_changed()  # about to: what was measured of it makes room for the running Gaussians
+        self.encoder_changed()  # about to: what was measured of it makes room for the running Gaussians
         gaussians = Gaussians.of(*self._running) if self._running is not None else None
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ BUILT_IN = {
     "decoupled": "trainers.decoupled:DecoupledTrainer",
     "ldrnet": "trainers.ldrnet:LDRNetTrainer",
     "lmd": "trainers.lmd:LMDTrainer",
+    "metric": "trainers.metric:MetricTrainer",
 }
 """The trainers of this package by name; imported when they are asked for."""
 

@@ -5,6 +5,8 @@ Every loss takes logits (B, K) and class indices (B,), and returns the mean over
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +28,11 @@ def softmax_gce(logits: Tensor, targets: Tensor, q: float) -> Tensor:
     return (-torch.expm1(q * log_p) / q).mean()
 
 
+def label_smoothing(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """(1 - s) (-log p_y) + s mean_k(-log p_k) (Szegedy et al., arXiv 1512.00567); s = 0 is cross-entropy."""
+    return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+
+
 def focal(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     """-(1 - p_y)^gamma log p_y (Lin et al., arXiv 1708.02002, without alpha)."""
     log_p = F.log_softmax(logits.float(), 1).gather(1, targets[:, None])
@@ -40,6 +47,35 @@ def logit_adjusted(logits: Tensor, targets: Tensor, counts: Tensor, tau: float =
     `counts` are training images per class (K,); a class without any counts as one image.
     """
     return F.cross_entropy(logits.float() + tau * log_prior(counts), targets)
+
+
+def vector_scaling(logits: Tensor, targets: Tensor, counts: Tensor, gamma: float, tau: float) -> Tensor:
+    """Cross-entropy on (n_k / n_max)^gamma z_k + tau log pi_k (VS loss, Kini et al., arXiv 2103.01550).
+
+    `counts` as in `logit_adjusted`, which gamma = 0 is. Predictions take the logits as they are.
+    """
+    n = counts.to(torch.float64).clamp(min=1)
+    return logit_adjusted(logits.float() * ((n / n.max()) ** gamma).float(), targets, counts, tau)
+
+
+SEESAW_FLOOR = 0.01
+"""Least probability of the image's own class in seesaw's compensation; the released code's."""
+
+
+def seesaw(logits: Tensor, targets: Tensor, counts: Tensor, p: float, q: float) -> Tensor:
+    """Cross-entropy with each rival's exp(z_k) times M_k C_k (Wang et al., arXiv 2008.10032); p = q = 0 is plain.
+
+    Mitigation M_k = min(1, n_k / n_y)^p spares classes rarer than the image's own y, compensation
+    C_k = max(1, s_k / s_y)^q, with s the softmax and no gradient, punishes those more probable than it. `counts` are
+    training images per class (K,), where the paper counts those seen so far.
+    """
+    z = logits.float()
+    log_n = counts.to(torch.float32).clamp(min=1).log()
+    log_s = F.log_softmax(z.detach(), 1)
+    own = log_s.gather(1, targets[:, None]).clamp(min=math.log(SEESAW_FLOOR))
+    mitigation = (log_n - log_n[targets, None]).clamp(max=0)
+    # Both are 0 at the image's own class, so that no mask is needed.
+    return F.cross_entropy(z + p * mitigation + q * (log_s - own).clamp(min=0), targets)
 
 
 def log_prior(counts: Tensor) -> Tensor:
@@ -62,6 +98,26 @@ def ldam_margins(counts: Tensor, largest: float) -> Tensor:
     """m_k = c n_k^(-1/4), float32 (K,), with c such that the rarest class has the margin `largest`."""
     raw = counts.to(torch.float64).clamp(min=1) ** -0.25
     return (raw * (largest / raw.max())).float()
+
+
+def gaussian_clouded(cosines: Tensor, targets: Tensor, clouds: Tensor, noise: Tensor, scale: float) -> Tensor:
+    """Cross-entropy on s (cos_k - clouds_k noise_k) (GCL, Li et al., CVPR 2022): rare classes learn in a cloud.
+
+    `cosines` (B, K) as for `ldam`, `clouds` (K,) from `cloud_sizes`, `noise` (B, K) from `cloud_noise`.
+    """
+    return F.cross_entropy(scale * (cosines.float() - clouds * noise), targets)
+
+
+def cloud_sizes(counts: Tensor, largest: float) -> Tensor:
+    """(log n_max - log n_k) in units of its maximum, times `largest`, float32 (K,); zeros where classes are equal."""
+    log_n = counts.to(torch.float64).clamp(min=1).log()
+    gap = log_n.max() - log_n
+    return (gap * (largest / gap.max().clamp(min=torch.finfo(torch.float64).tiny))).float()
+
+
+def cloud_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """min(|e|, 1), e ~ N(0, 1/3^2), float32 on the generator's device: the released code's one-sided noise."""
+    return (torch.randn(shape, generator=generator, device=generator.device) / 3).abs().clamp(max=1)
 
 
 def label_aware_smoothing(logits: Tensor, targets: Tensor, smoothing: Tensor) -> Tensor:

@@ -53,6 +53,13 @@ TINY: dict[str, dict[str, Any]] = {
             "backbone_lr": 1e-4, "e_step_images": 20,
         },
     },
+    "metric": {
+        "stage1": {
+            "epochs": 4, "images_per_epoch": 17, "backbone": "conv4", "weights": "none", "lr": 1e-3, "batch_size": 8,
+            "embedding_dim": 8, "classes_per_batch": 3, "images_per_class": 4,
+        },
+        "stage2": {"rounds": 4, "batch_size": 16},
+    },
 }  # fmt: skip
 """A config of each built-in trainer that runs in a moment."""
 
@@ -73,6 +80,15 @@ ROWS: dict[tuple[str, Task], dict[str, dict[str, Any]]] = {
         "bce": {"stage2": {"method": "none"}},
         "asymmetric": {"stage1": {"loss": "asymmetric"}, "stage2": {"method": "none"}},
     },
+    ("metric", Task.MULTI_CLASS): {
+        "center+ncm": {"stage1": {"metric": "triplet_center", "warm_up": 0.5}, "stage2": {"method": "ncm"}},
+        "npair+bn": {"stage1": {"metric": "npair", "optimizer": "sgd"}, "stage2": {"bn_update": True}},
+        "supcon+balsoft": {
+            "stage1": {"metric": "supcon", "mode": "metric_only", "head_input": "e"},
+            "stage2": {"method": "balsoft"},
+        },
+        "none+lws": {"stage1": {"metric": "none", "loaders": "one"}, "stage2": {"method": "lws"}},
+    },
 }
 """Further methods of a trainer that is several: what each changes in the trainer's config of `TINY`."""
 
@@ -84,6 +100,8 @@ OTHER_STAGE2: dict[str, dict[str, Any]] = {
     "decoupled/ldam": {"method": "ncm"},
     "ldrnet": {"cov_type": "diag", "statistics": "once", "update_encoder": False},
     "lmd": {"cov_type": "diag", "statistics": "released", "update_encoder": False},
+    "metric": {"method": "ncm", "rounds": 2},
+    "metric/center+ncm": {"method": "crt"},
 }
 """Another stage 2 by trainer, or by trainer/row."""
 

@@ -9,7 +9,18 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from trainers.sigmoid_losses import asymmetric, bce, focal_bce, gce, positive_weights, reweight
+from trainers.sigmoid_losses import (
+    asymmetric,
+    bce,
+    class_balanced,
+    distribution_balanced,
+    focal_bce,
+    gce,
+    positive_weights,
+    rebalancing_weights,
+    reweight,
+    robust_asymmetric,
+)
 
 Array = npt.NDArray[np.float64]
 LOGITS = torch.tensor([[-6.0, -1.0, 0.0, 0.3], [2.0, 7.0, -0.5, 1.5]])
@@ -131,6 +142,7 @@ def test_reweighting_follows_the_power_and_has_mean_one() -> None:
 
 RNG = np.random.default_rng(7)
 Z, Y = RNG.normal(0, 2, (5, 3)), (RNG.random((5, 3)) < 0.4).astype(float)
+COUNTS, IMAGES = np.array([700.0, 90.0, 4.0]), 1000
 
 
 def numpy_asymmetric(z: npt.NDArray[np.float64], gamma_pos: float, gamma_neg: float, margin: float) -> float:
@@ -147,9 +159,68 @@ def numpy_focal(z: npt.NDArray[np.float64], gamma: float, alpha: float | None) -
     return float(np.mean(-weight * (1 - p) ** gamma * np.log(p)))
 
 
+def numpy_class_balanced(z: Array, beta: float) -> float:
+    weight = (1 - beta) / (1 - beta**COUNTS)
+    weight *= 3 / weight.sum()
+    return float(-np.mean(weight * Y * np.log(expit(z)) + (1 - Y) * np.log(expit(-z))))
+
+
+def numpy_robust_asymmetric(
+    z: Array, gamma_pos: float, gamma_neg: float, margin: float, hill: float, e1: float, e2: float
+) -> float:
+    """Entry by entry, in the terms of the released code, whose sum is divided by the number of entries."""
+    total = 0.0
+    for place in np.ndindex(*z.shape):
+        p = 1 / (1 + np.exp(-z[place]))
+        if Y[place] == 1:
+            total -= (np.log(p) + e1 * (1 - p) + e2 * 0.5 * (1 - p) ** 2) * (1 - p) ** gamma_pos
+        else:
+            u = min(1 - p + margin, 1)
+            total -= np.log(u) * (hill - p) * p**2 * (hill - u) * (1 - u) ** gamma_neg
+    return total / z.size
+
+
+def numpy_rebalancing(labels: Array, centre: float) -> Array:
+    """Image by image."""
+    weights = np.empty_like(labels)
+    for image, row in enumerate(labels):
+        repeats = sum(1 / n for n, y in zip(COUNTS, row, strict=True) if y)
+        rho = 1 / COUNTS / repeats if repeats else np.zeros(3)
+        weights[image] = 0.1 + 1 / (1 + np.exp(-10 * (rho - centre)))
+    return weights
+
+
+def numpy_distribution_balanced(z: Array, centre: float, scale: float, kappa: float, gamma: float) -> float:
+    moved = z - np.log(IMAGES / COUNTS - 1) * kappa / scale
+    p_t = np.where(Y == 1, expit(moved), expit(-scale * moved))
+    weight = numpy_rebalancing(Y, centre) * np.where(Y == 1, 1, 1 / scale)
+    return float(np.mean(-2 * weight * (1 - p_t) ** gamma * np.log(p_t)))
+
+
+def robust(z: Tensor, y: Tensor) -> Tensor:
+    return robust_asymmetric(z, y, 0.0, 4.0, 0.05, 1.5, (1.0, -2.5))
+
+
+def balanced(z: Tensor, y: Tensor) -> Tensor:
+    return distribution_balanced(z, y, torch.tensor(COUNTS), IMAGES, centre=0.2, scale=2.0, kappa=0.05, gamma=2.0)
+
+
 @pytest.mark.parametrize(
     ("loss", "reference"),
     [
+        (lambda z, y: class_balanced(z, y, torch.tensor(COUNTS), 0.99), lambda z: numpy_class_balanced(z, 0.99)),
+        (robust, lambda z: numpy_robust_asymmetric(z, 0.0, 4.0, 0.05, 1.5, 1.0, -2.5)),
+        (
+            lambda z, y: robust_asymmetric(z, y, 0.7, 1.5, 0.2, 1.2, (0.5, -4.0)),
+            lambda z: numpy_robust_asymmetric(z, 0.7, 1.5, 0.2, 1.2, 0.5, -4.0),
+        ),
+        (balanced, lambda z: numpy_distribution_balanced(z, 0.2, 2.0, 0.05, 2.0)),
+        (
+            lambda z, y: distribution_balanced(
+                z, y, torch.tensor(COUNTS), IMAGES, centre=0.3, scale=5.0, kappa=0.2, gamma=1.0
+            ),
+            lambda z: numpy_distribution_balanced(z, 0.3, 5.0, 0.2, 1.0),
+        ),
         (lambda z, y: asymmetric(z, y, 1.0, 4.0, 0.05), lambda z: numpy_asymmetric(z, 1.0, 4.0, 0.05)),
         (lambda z, y: asymmetric(z, y, 0.0, 2.0, 0.0), lambda z: numpy_asymmetric(z, 0.0, 2.0, 0.0)),
         (lambda z, y: focal_bce(z, y, 2.0), lambda z: numpy_focal(z, 2.0, None)),
@@ -177,8 +248,54 @@ def test_asymmetric_loss_without_focus_and_margin_is_bce_by_the_mean() -> None:
     torch.testing.assert_close(asymmetric(z.repeat(9, 1), y.repeat(9, 1), 1.0, 4.0, 0.05), asymmetric(z, y, 1, 4, 0.05))
 
 
+def test_robust_asymmetric_loss_without_its_polynomial_and_hill_factor_is_the_asymmetric_one() -> None:
+    z, y = torch.tensor(Z).float(), torch.tensor(Y).float()
+    found = robust_asymmetric(z, y, 1.0, 4.0, 0.05, None, (0.0, 0.0))
+    torch.testing.assert_close(found, asymmetric(z, y, 1.0, 4.0, 0.05))
+
+
+@pytest.mark.parametrize("loss", [robust, balanced])
+def test_losses_that_are_released_as_sums_do_not_grow_with_the_batch(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    z, y = torch.tensor(Z).float(), torch.tensor(Y).float()
+    torch.testing.assert_close(loss(z.repeat(9, 1), y.repeat(9, 1)), loss(z, y))
+
+
+def test_class_balanced_loss_without_overlap_is_bce_and_negatives_weigh_one() -> None:
+    z, y, counts = torch.tensor(Z).float(), torch.tensor(Y).float(), torch.tensor(COUNTS)
+    torch.testing.assert_close(class_balanced(z, y, counts, 0.0), bce(z, y))
+    torch.testing.assert_close(class_balanced(z, 0 * y, counts, 0.999), bce(z, 0 * y))
+
+
+def test_distribution_balanced_loss_without_tolerance_shift_and_focus_is_weighted_bce() -> None:
+    z, y, counts = torch.tensor(Z).float(), torch.tensor(Y).float(), torch.tensor(COUNTS)
+    found = distribution_balanced(z, y, counts, IMAGES, centre=0.2, scale=1.0, kappa=0.0, gamma=0.0)
+    torch.testing.assert_close(found, 2 * bce(z, y, rebalancing_weights(y, counts, 0.2)))
+
+
+def test_rebalancing_weights_are_defined_for_images_without_labels_and_labels_without_images() -> None:
+    labels = np.array([[0.0, 0, 0], [1, 0, 1], [1, 1, 1]])
+    found = rebalancing_weights(torch.tensor(labels), torch.tensor(COUNTS), 0.3).numpy()
+    np.testing.assert_allclose(found, numpy_rebalancing(labels, 0.3), rtol=1e-5)
+    assert rebalancing_weights(torch.tensor(labels), torch.tensor([5, 3, 0]), 0.3).isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [
+    lambda z, y, w: asymmetric(z, y, 1.0, 4.0, 0.05, w),
+    lambda z, y, w: robust_asymmetric(z, y, 0.0, 4.0, 0.05, 1.5, (1.0, -2.5), w),
+    lambda z, y, w: distribution_balanced(
+        z, y, torch.tensor(COUNTS), IMAGES, centre=0.2, scale=2.0, kappa=0.05, gamma=2.0, weights=w
+    ),
+])  # fmt: skip
+def test_weights_of_long_tail_losses_scale_labels_before_the_mean(loss: Callable[..., Tensor]) -> None:
+    z, y, weights = torch.tensor(Z).float(), torch.tensor(Y).float(), torch.tensor([0.5, 3.0, 2.0])
+    single = torch.stack([loss(z, y, row) for row in torch.eye(3)])
+    torch.testing.assert_close(loss(z, y, weights), (weights * single).sum())
+    torch.testing.assert_close(loss(z, y, None), single.sum())
+
+
 def test_long_tail_losses_stay_finite_for_extreme_logits() -> None:
-    for loss in (lambda z, y: asymmetric(z, y, 1, 4, 0.05), lambda z, y: asymmetric(z, y, 0, 2, 0), focal_two):
+    plain = (lambda z, y: asymmetric(z, y, 1, 4, 0.05), lambda z, y: asymmetric(z, y, 0, 2, 0), focal_two)
+    for loss in (*plain, robust, balanced):
         for target in (0.0, 1.0):
             z = torch.tensor([[90.0, -90.0, 0.0]], requires_grad=True)
             value = loss(z, torch.full((1, 3), target))

@@ -8,21 +8,28 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy import stats
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from torch import Tensor
 
 from trainers.softmax_losses import (
     class_balanced_weights,
+    cloud_noise,
+    cloud_sizes,
     cross_entropy,
     focal,
+    gaussian_clouded,
     label_aware_smoothing,
+    label_smoothing,
     ldam,
     ldam_margins,
     log_prior,
     logit_adjusted,
+    seesaw,
     smoothing_by_count,
     softmax_gce,
+    vector_scaling,
 )
 
 COUNTS = torch.tensor([500, 60, 20, 3])
@@ -31,6 +38,7 @@ LOGITS = RNG.normal(0, 2, (6, 4))
 Y = np.array([0, 1, 2, 3, 1, 0])
 ROWS = np.arange(6)
 WEIGHTS = np.array([0.2, 1.0, 1.3, 1.5])
+NOISE = RNG.random((6, 4))
 
 Array = npt.NDArray[np.float64]
 
@@ -67,6 +75,37 @@ def numpy_weighted(z: Array) -> float:
     return float(np.sum(WEIGHTS[Y] * -log_softmax(z, 1)[ROWS, Y]) / WEIGHTS[Y].sum())
 
 
+def numpy_label_smoothing(z: Array, s: float) -> float:
+    losses = -log_softmax(z, 1)
+    return float(np.mean((1 - s) * losses[ROWS, Y] + s * losses.mean(1)))
+
+
+def numpy_vector_scaling(z: Array, gamma: float, tau: float) -> float:
+    n = COUNTS.numpy().astype(float)
+    delta = (1 / n) ** gamma / ((1 / n) ** gamma).min()
+    return float(-np.mean(log_softmax(z / delta + tau * np.log(n / n.sum()), 1)[ROWS, Y]))
+
+
+def numpy_seesaw(z: Array, p: float, q: float, at: Array = LOGITS) -> float:
+    """Image by image, with its factors S_k in the denominator; those of the compensation are of the logits `at`."""
+    n, losses = COUNTS.numpy().astype(float), []
+    for row, s, y in zip(z, softmax(at, 1), Y, strict=True):
+        denominator = np.exp(row[y])
+        for k in range(4):
+            if k != y:
+                mitigation = (n[k] / n[y]) ** p if n[k] < n[y] else 1.0
+                ratio = s[k] / max(s[y], 0.01)
+                denominator += mitigation * (ratio**q if ratio > 1 else 1.0) * np.exp(row[k])
+        losses.append(-np.log(np.exp(row[y]) / denominator))
+    return float(np.mean(losses))
+
+
+def numpy_clouded(z: Array, s: float) -> float:
+    log_n = np.log(COUNTS.numpy())
+    clouds = 0.5 * (log_n.max() - log_n) / (log_n.max() - log_n).max()
+    return float(-np.mean(log_softmax(s * (z - clouds * NOISE), 1)[ROWS, Y]))
+
+
 CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Array], float]]] = {
     "ce": (cross_entropy, lambda z: log_loss(Y, softmax(z, 1), labels=range(4))),
     "ce weighted": (lambda z, y: cross_entropy(z, y, torch.tensor(WEIGHTS).float()), numpy_weighted),
@@ -77,6 +116,20 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Array], flo
     "adjusted": (lambda z, y: logit_adjusted(z, y, COUNTS, 1.0), lambda z: numpy_adjusted(z, 1.0)),
     "adjusted 0.5": (lambda z, y: logit_adjusted(z, y, COUNTS, 0.5), lambda z: numpy_adjusted(z, 0.5)),
     "smoothed": (lambda z, y: label_aware_smoothing(z, y, smoothing_by_count(COUNTS, 0.4, 0.05)), numpy_smoothed),
+    "label smoothing": (lambda z, y: label_smoothing(z, y, 0.1), lambda z: numpy_label_smoothing(z, 0.1)),
+    "label smoothing 0 is ce": (lambda z, y: label_smoothing(z, y, 0.0), lambda z: numpy_adjusted(z, 0.0)),
+    "vs": (lambda z, y: vector_scaling(z, y, COUNTS, 0.3, 1.2), lambda z: numpy_vector_scaling(z, 0.3, 1.2)),
+    "vs 0 is adjusted": (lambda z, y: vector_scaling(z, y, COUNTS, 0.0, 0.7), lambda z: numpy_adjusted(z, 0.7)),
+    "seesaw": (lambda z, y: seesaw(z, y, COUNTS, 0.8, 2.0), lambda z: numpy_seesaw(z, 0.8, 2.0)),
+    "seesaw 0 is ce": (lambda z, y: seesaw(z, y, COUNTS, 0.0, 0.0), lambda z: numpy_adjusted(z, 0.0)),
+    "gcl": (
+        lambda z, y: gaussian_clouded(z, y, cloud_sizes(COUNTS, 0.5), torch.tensor(NOISE[: len(z)]).float(), 3.0),
+        lambda z: numpy_clouded(z, 3.0),
+    ),
+    "gcl without clouds is ce": (
+        lambda z, y: gaussian_clouded(z, y, cloud_sizes(COUNTS, 0.0), torch.ones(z.shape), 1.0),
+        lambda z: numpy_adjusted(z, 0.0),
+    ),
     "ldam": (lambda z, y: ldam(z, y, ldam_margins(COUNTS, 0.5), 3.0), lambda z: numpy_ldam(z, 3.0)),
 }
 
@@ -130,9 +183,26 @@ def test_margins_fall_with_the_fourth_root_and_the_rarest_class_has_the_largest(
     assert margins[0] / margins[3] == pytest.approx((3 / 500) ** 0.25)
 
 
+def test_clouds_grow_with_the_log_of_rarity_and_vanish_where_classes_are_equal() -> None:
+    log_n = np.log(COUNTS.numpy())
+    np.testing.assert_allclose(cloud_sizes(COUNTS, 0.4), 0.4 * (log_n[0] - log_n) / (log_n[0] - log_n[3]), rtol=1e-6)
+    assert cloud_sizes(torch.tensor([7, 7]), 0.4).tolist() == [0, 0]
+
+
+def test_cloud_noise_is_a_clamped_half_normal_of_a_third() -> None:
+    found = cloud_noise((200, 500), torch.Generator().manual_seed(0)).numpy()
+    assert 0 <= found.min() < 1e-4
+    assert found.max() == 1
+    half_normal = stats.halfnorm(scale=1 / 3)
+    for quantile in (0.1, 0.5, 0.9, 0.99):
+        assert np.quantile(found, quantile) == pytest.approx(half_normal.ppf(quantile), rel=0.03)
+
+
 def test_a_class_without_images_leaves_priors_weights_and_margins_finite() -> None:
-    counts = torch.tensor([5, 0])
+    counts, z, y = torch.tensor([5, 0]), torch.zeros(2, 2), torch.tensor([0, 1])
     for found in (log_prior(counts), class_balanced_weights(counts, 0.999), ldam_margins(counts, 0.5)):
+        assert found.isfinite().all()
+    for found in (cloud_sizes(counts, 0.5), seesaw(z, y, counts, 0.8, 2.0), vector_scaling(z, y, counts, 0.3, 1.0)):
         assert found.isfinite().all()
 
 
