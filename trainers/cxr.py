@@ -34,13 +34,20 @@ from trainers.label_decoder import GroupWiseLinear, check_width
 from trainers.query_decoder import LabelQueryDecoder, SharedLinear
 from trainers.schedules import Schedule, learning_rate
 from trainers.seeding import derive_seed, generator
-from trainers.sigmoid_losses import asymmetric, bce, exponential_weights, weighted_bce
+from trainers.sigmoid_losses import (
+    asymmetric,
+    bce,
+    distribution_balanced,
+    exponential_weights,
+    robust_asymmetric,
+    weighted_bce,
+)
 from trainers.tta import VIEWS, Merge, merge_views
 
-Loss = Literal["bce", "asl", "wbce_exp"]
+Loss = Literal["bce", "asl", "wbce_exp", "ral", "db"]
 
 WeightedLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Of logits (B, C), targets (B, C), also soft ones, and weights that broadcast to them: the mean of weight * loss."""
+"""Of logits (B, C), targets (B, C) of 0 / 1, and weights that broadcast to them: the mean of weight * loss."""
 
 
 class CXRStage1(AugmentedStage1):
@@ -83,15 +90,31 @@ class CXRStage1(AugmentedStage1):
     classifier: Literal["separate", "shared"] = "separate"
     """One linear classifier per label (paper), or one for all labels, the paper's baseline."""
     loss: Loss = "bce"
-    """Of both stages: `bce`, binary cross-entropy; `asl`, asymmetric loss; `wbce_exp`, binary cross-entropy with
-    exp(1 - r) on positives and exp(r) on negatives, r the share of images with the label [R: the paper's is not
-    known]."""
+    """Of both stages: `bce`, binary cross-entropy; `wbce_exp`, the same with exp(1 - r) on positives and exp(r) on
+    negatives, r the share of images with the label [F]; `asl`, asymmetric; `ral`, robust asymmetric (arXiv 2308.05542);
+    `db`, distribution-balanced (arXiv 2007.09654), without its sampling [R: the paper's is not known]."""
     gamma_pos: float = Field(1.0, ge=0, le=10)
     """gamma+ of `asl` [F]."""
     gamma_neg: float = Field(4.0, ge=0, le=10)
-    """gamma- of `asl` [F]."""
+    """gamma- of `asl` and `ral` [F]."""
     asl_margin: float = Field(0.05, ge=0, lt=1)
-    """Probability margin of `asl` [F]."""
+    """Probability margin of `asl` and `ral` [F]."""
+    ral_gamma_pos: float = Field(0.0, ge=0, le=10)
+    """gamma+ of `ral`."""
+    ral_hill: float | None = Field(1.5, ge=1, le=10)
+    """L of `ral`'s Hill factor on negatives, (L - p) p^2 (L - 1 + p_m); None leaves it out."""
+    ral_linear: float = Field(1.0, ge=-10, le=10)
+    """e1 of `ral`'s polynomial, which takes e1 (1 - p) + e2 / 2 (1 - p)^2 from a positive's -log p."""
+    ral_quadratic: float = Field(-2.5, ge=-20, le=20)
+    """e2 of `ral`."""
+    db_centre: float = Field(0.2, ge=0, le=1)
+    """mu of `db`'s weights, 0.1 + sigmoid(10 (rho - mu)); its paper has 0.2 on COCO, 0.3 on VOC."""
+    db_scale: float = Field(2.0, ge=1, le=100)
+    """L of `db`, which tolerates negatives; its paper has 2 on COCO, 5 on VOC."""
+    db_kappa: float = Field(0.05, ge=0, le=10)
+    """kappa of `db`: shift of logits by the log odds of a label, over L."""
+    db_gamma: float = Field(2.0, ge=0, le=10)
+    """gamma of `db`'s focal loss."""
     mixup_alpha: float = Field(0.2, ge=0, le=10)
     """a of MixUp, in both stages: the share of the first image is drawn from Beta(a, a); 0 = off. Paper: on [T 0.2]."""
     missing_labels: Literal["zero", "mask"] = "zero"
@@ -200,7 +223,8 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
         labels = self._given.nan_to_num(nan=0.0) if config.stage1.missing_labels == "zero" else self._given
         super().__init__(config, replace(inputs, labels=labels))
         self._class_weights = torch.ones(inputs.n_classes, device=self.device)
-        self._loss = weighted_loss(config.stage1, self.counts, (~self.labels.isnan()).sum(0))
+        known = (~self.labels.isnan()).sum(0).clamp(min=1)
+        self._loss = weighted_loss(config.stage1, self.counts * (len(labels) / known), len(labels))
 
     def build_network(self, resources: dict[str, Weights]) -> CXRNetwork:
         """The network with the backbone's weights and the labels' embeddings, where there are any."""
@@ -282,12 +306,12 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:
             images, targets = training_images(raw, cfg.augmentations, draws), self.labels[index]
-            if cfg.mixup_alpha > 0:
-                share = float(shares.beta(cfg.mixup_alpha, cfg.mixup_alpha))
-                partner = torch.randperm(len(images), generator=draws, device=self.device)
-                # A mixture with an unknown label is unknown: NaN stays NaN.
-                images, targets = images[partner].lerp(images, share), targets[partner].lerp(targets, share)
-            return known_loss(self._loss, self.model.head(self.forward(images)), targets, self._class_weights)
+            if cfg.mixup_alpha == 0:
+                return known_loss(self._loss, self.model.head(self.forward(images)), targets, self._class_weights)
+            share = float(shares.beta(cfg.mixup_alpha, cfg.mixup_alpha))
+            partner = torch.randperm(len(images), generator=draws, device=self.device)
+            logits = self.model.head(self.forward(images[partner].lerp(images, share)))
+            return mixed_loss(self._loss, logits, targets, targets[partner], share, self._class_weights)
 
         self.model.train()
         return self.train_on_images(
@@ -323,13 +347,28 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
         return torch.cat(found)
 
 
-def weighted_loss(config: CXRStage1, counts: Tensor, known: Tensor) -> WeightedLoss:
-    """The loss that a config names; `counts` (C,) positives among `known` (C,) images whose label is known."""
-    positive, negative = exponential_weights(counts, known.clamp(min=1))
+def weighted_loss(config: CXRStage1, counts: Tensor, images: int) -> WeightedLoss:
+    """The loss that a config names, on data with `counts` (C,) positives of each label among `images`."""
+    positive, negative = exponential_weights(counts, images)
+    epsilons = config.ral_linear, config.ral_quadratic
     losses: dict[Loss, WeightedLoss] = {
         "bce": bce,
         "asl": lambda z, y, v: asymmetric(z, y, config.gamma_pos, config.gamma_neg, config.asl_margin, v),
         "wbce_exp": lambda z, y, v: weighted_bce(z, y, positive, negative, v),
+        "ral": lambda z, y, v: robust_asymmetric(
+            z, y, config.ral_gamma_pos, config.gamma_neg, config.asl_margin, config.ral_hill, epsilons, v
+        ),
+        "db": lambda z, y, v: distribution_balanced(
+            z,
+            y,
+            counts,
+            images,
+            centre=config.db_centre,
+            scale=config.db_scale,
+            kappa=config.db_kappa,
+            gamma=config.db_gamma,
+            weights=v,
+        ),
     }
     return losses[config.loss]
 
@@ -339,3 +378,17 @@ def known_loss(loss: WeightedLoss, logits: Tensor, targets: Tensor, class_weight
     unknown = targets.isnan()
     weights = class_weights * ~unknown
     return loss(logits, targets.nan_to_num(nan=0.0), weights) * (unknown.numel() / (~unknown).sum().clamp(min=1))
+
+
+def mixed_loss(
+    loss: WeightedLoss, logits: Tensor, targets: Tensor, others: Tensor, share: float, class_weights: Tensor
+) -> Tensor:
+    """MixUp (arXiv 1710.09412): share * loss for `targets` + (1 - share) * loss for `others`, both (B, C).
+
+    For losses that are linear in the target, such as binary cross-entropy, the loss of the mixed target. A mixture with
+    an unknown label is unknown.
+    """
+    unknown = targets.isnan() | others.isnan()
+    one, two = (part.masked_fill(unknown, torch.nan) for part in (targets, others))
+    first, second = (known_loss(loss, logits, part, class_weights) for part in (one, two))
+    return share * first + (1 - share) * second
