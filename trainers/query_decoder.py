@@ -1,8 +1,7 @@
 """Labels as queries to the image: a transformer decoder whose queries are the labels and whose memory is the map.
 
-Hong et al., arXiv 2308.08853, after Query2Label (arXiv 2107.10834); sizes, norms and initial weights are those of KAD
-(arXiv 2302.14042), the same group's published code, but that its one layer norm for queries, memory and output is
-three here.
+Hong et al., arXiv 2308.08853, after Query2Label (arXiv 2107.10834); sizes and norms are those of KAD (arXiv
+2302.14042), the same group's published code, but that its one layer norm for queries, memory and output is three here.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from torch import Tensor, nn
 
 from trainers.label_decoder import check_width, sine_positions
 
-INITIAL_STD = 0.02
-"""Standard deviation of initial weights (KAD)."""
-
 
 class LabelQueryDecoder(nn.Module):
     """Class-aware features of a feature map: (B, channels, H, W) to (B, C, D), D = `dim`.
 
-    Queries are an MLP of the label names' text `embeddings` (C, D'), which stay as they are, or learned vectors where
-    there are none. Layers are pre-norm: self-attention among the labels, attention to the map, feed-forward net.
+    Queries are an MLP of the label names' text `embeddings` (C, D'), which stay as they are, or, where there are none,
+    learned vectors, first of unit variance (Query2Label). Layers are pre-norm: self-attention among the labels,
+    attention to the map, feed-forward net. Initial weights are normal with variance 1 / inputs, so that every width
+    begins with signals of the same size; KAD's standard deviation of 0.02 is about half of that at its width of 768,
+    and at 64 leaves features nearly blind to the image.
     Raises `ValueError` for a width that does not split, or embeddings of another number of labels.
     """
 
@@ -48,7 +47,7 @@ class LabelQueryDecoder(nn.Module):
         # Part of the state, so that an exported model predicts without the file they came from.
         self.register_buffer("embeddings", embeddings)
         if embeddings is None:
-            self.labels = nn.Parameter(torch.randn(n_classes, dim) * INITIAL_STD)
+            self.labels = nn.Parameter(torch.randn(n_classes, dim))
         else:
             self.text = nn.Sequential(nn.Linear(embeddings.shape[1], dim), nn.GELU(), nn.Linear(dim, dim))
         self.query_norm, self.memory_norm, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -57,7 +56,7 @@ class LabelQueryDecoder(nn.Module):
             for _ in range(layers)
         )
         self.dropout = nn.Dropout(dropout)
-        self.apply(_initialise)
+        self._initialise()
 
     def queries(self) -> Tensor:
         """One query per label, (C, D)."""
@@ -77,6 +76,13 @@ class LabelQueryDecoder(nn.Module):
         features: Tensor = self.dropout(self.norm(x))
         return features
 
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            elif isinstance(module, nn.MultiheadAttention):
+                nn.init.normal_(module.in_proj_weight, std=module.embed_dim**-0.5)
+
 
 class SharedLinear(nn.Module):
     """One weight vector and bias for all classes: logit_c = <w, x_c> + b; the baseline of separate classifiers."""
@@ -89,10 +95,3 @@ class SharedLinear(nn.Module):
         """(B, C, D) to logits (B, C)."""
         logits: Tensor = self.linear(features).squeeze(-1)
         return logits
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
-    elif isinstance(module, nn.MultiheadAttention):
-        nn.init.normal_(module.in_proj_weight, std=INITIAL_STD)
