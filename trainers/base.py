@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -126,12 +126,15 @@ class TrainerInputs:
     images: Images
     """(N, channels, S, S) uint8 training images."""
     labels: Tensor
-    """(N, C) float32 of 0 / 1 for multi-label, (N,) int64 for multi-class."""
+    """(N, C) float32 of 0 / 1 for multi-label, (N,) int64 for multi-class. For trainers that take labels of several
+    data sets, NaN or a negative number is a label that nobody has looked for."""
     device: torch.device
     seed: int
     """The run's seed; every draw derives from (seed, stage, step), see `trainers.seeding`."""
     resources: Mapping[str, Weights] = field(default_factory=dict)
     """Resolved tensor files by `Resource.key`."""
+    groups: Sequence[str] | None = None
+    """(N,) what must stay together where a trainer divides its images, such as the patient; None: each by itself."""
 
 
 class TwoStageTrainer(ABC, Generic[ConfigT]):

@@ -52,10 +52,13 @@ class GroupSums:
         return self.outer.dim() == self.total.dim()
 
     def add_multi_label(self, features: Tensor, labels: Tensor) -> None:
-        """Adds features (N, C, D) to group [c, j] by their labels (N, C) of 0 / 1; the pools are the C labels."""
+        """Adds features (N, C, D) to group [c, j] by their labels (N, C) of 0 / 1; the pools are the C labels.
+
+        A feature whose label is NaN, unknown, is in neither group.
+        """
         x = features.to(torch.float64).transpose(0, 1)
-        present = labels.t() > 0.5
-        for j, member in enumerate((~present, present)):
+        given = labels.t()
+        for j, member in enumerate((given <= 0.5, given > 0.5)):
             masked = x * member.unsqueeze(-1)
             self.count[:, j] += member.sum(1)
             self.total[:, j] += masked.sum(1)

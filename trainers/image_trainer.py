@@ -20,6 +20,7 @@ from trainers.probes import lda, lda_per_label
 from trainers.sampling import class_balanced_order
 from trainers.seeding import generator, seeded
 from trainers.state import clone
+from trainers.tta import View, view_images
 from trainers.virtual import BLOCK, balanced_virtual_batches
 
 EVAL_BATCH = 128
@@ -71,7 +72,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         self.device = inputs.device
         multi_label = inputs.task == Task.MULTI_LABEL
         self.labels = inputs.labels.to(self.device, torch.float32 if multi_label else torch.int64)
-        self.counts = self.labels.sum(0) if multi_label else torch.bincount(self.labels, minlength=inputs.n_classes)
+        self.counts = self.labels.nansum(0) if multi_label else torch.bincount(self.labels, minlength=inputs.n_classes)
         with seeded(torch.device("cpu"), inputs.seed, "init"):
             network = self.build_network(loaded)
         self.model = self.place(network)
@@ -105,6 +106,18 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         self.model.eval()
         with torch.no_grad():
             return torch.cat([self.model.head(x).cpu() for _, x in self.extract(images)])
+
+    def view_logits(self, images: Images, view: View) -> Tensor:
+        """Logits (N, C), float32 on CPU, of the current head on a view of each image, see `trainers.tta`."""
+        self.model.eval()
+        crop, in_order = self.config.stage1.crop, batches.in_order(len(images), EVAL_BATCH)
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    self.model.head(self.forward(view_images(raw, crop, view))).cpu()
+                    for _, raw in batches.load(images, in_order, self.device)
+                ]
+            )
 
     def probe_logits(self, images: Images) -> Tensor:
         """Logits (N, C), float32 on CPU, of a linear discriminant on the class Gaussians (`trainers.probes`)."""
@@ -193,6 +206,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         batch_size: int,
         loss_of: Callable[[Tensor, Tensor], Tensor],
         optimizer: torch.optim.Optimizer,
+        before_batch: Callable[[], None] = lambda: None,
         after_batch: Callable[[], None] = lambda: None,
     ) -> float:
         """One pass over real images in `order`; returns the mean loss over images.
@@ -203,6 +217,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         total = torch.zeros((), device=self.device)
         with seeded(self.device, self.inputs.seed, stage, step, "dropout"):
             for index, raw in batches.load(self.inputs.images, batches.split(order, batch_size), self.device):
+                before_batch()
                 loss = loss_of(index, raw)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

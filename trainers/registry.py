@@ -13,6 +13,7 @@ ENTRY_POINT_GROUP = "lt_search.trainers"
 """A package that brings a trainer lists it here: `name = "module:Class"`."""
 
 BUILT_IN = {
+    "cxr": "trainers.cxr:CXRTrainer",
     "decoupled": "trainers.decoupled:DecoupledTrainer",
     "ldrnet": "trainers.ldrnet:LDRNetTrainer",
     "lmd": "trainers.lmd:LMDTrainer",

@@ -23,6 +23,17 @@ def bce(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tenso
     return _mean(F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none"), weights)
 
 
+def weighted_bce(
+    logits: Tensor, targets: Tensor, positive: Tensor, negative: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy with the weights `positive` and `negative` (C,) on its terms.
+
+    -[w+ y log p + w- (1 - y) log(1 - p)].
+    """
+    z, y = logits.float(), targets.float()
+    return _mean(-positive * y * F.logsigmoid(z) - negative * (1 - y) * F.logsigmoid(-z), weights)
+
+
 def gce(
     logits: Tensor,
     targets: Tensor,
@@ -177,6 +188,15 @@ def positive_weights(counts: Tensor, images: int, power: float) -> Tensor:
     """
     rate = _rates(counts, images)
     return (((1 - rate) / rate) ** power).float()
+
+
+def exponential_weights(counts: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """exp(1 - r_c) for positives and exp(r_c) for negatives, float32 (C,), r_c the share of `images` with label c.
+
+    CheXFusion (arXiv 2308.03968).
+    """
+    rate = counts.to(torch.float64) / images
+    return torch.exp(1 - rate).float(), torch.exp(rate).float()
 
 
 def reweight(counts: Tensor, power: float) -> Tensor:

@@ -21,6 +21,13 @@ from trainers.state import pack, unpack
 N, C, SIDE = 41, 4, 16
 
 TINY: dict[str, dict[str, Any]] = {
+    "cxr": {
+        "stage1": {
+            "epochs": 4, "images_per_epoch": 30, "backbone": "conv4", "weights": "none", "d_model": 16, "layers": 1,
+            "heads": 2, "ffn": 32, "lr": 1e-3, "batch_size": 8,
+        },
+        "stage2": {"rounds": 4, "n_hard": 2, "lr": 1e-3},
+    },
     "decoupled": {
         "stage1": {
             "epochs": 4, "images_per_epoch": 30, "backbone": "conv4", "weights": "none", "lr": 1e-2, "batch_size": 8,
@@ -68,6 +75,10 @@ ROWS: dict[tuple[str, Task], dict[str, dict[str, Any]]] = {
         "gcl": {"stage1": {"loss": "gcl"}, "stage2": {"method": "lws"}},
         "balanced_mixup": {"stage1": {"loss": "balanced_mixup"}},
     },
+    ("cxr", Task.MULTI_LABEL): {
+        "shared+asl": {"stage1": {"classifier": "shared", "loss": "asl", "schedule": "onecycle", "positions": True}},
+        "wbce": {"stage1": {"loss": "wbce_exp", "inner_fraction": 0.0}, "stage2": {"tta_views": 8}},
+    },
     ("decoupled", Task.MULTI_LABEL): {
         "bce": {"stage2": {"method": "none"}},
         "asymmetric": {"stage1": {"loss": "asymmetric"}, "stage2": {"method": "none"}},
@@ -86,6 +97,7 @@ ROWS: dict[tuple[str, Task], dict[str, dict[str, Any]]] = {
 """Further methods of a trainer that is several: what each changes in the trainer's config of `TINY`."""
 
 OTHER_STAGE2: dict[str, dict[str, Any]] = {
+    "cxr": {"n_hard": 0, "lr": 1e-4, "rounds": 2, "tta_views": 1},
     "decoupled": {"method": "none", "rounds": 2},
     "decoupled/bce": {"method": "crt"},
     "decoupled/asymmetric": {"method": "crt"},

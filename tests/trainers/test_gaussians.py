@@ -69,6 +69,21 @@ def test_streamed_moments_are_those_of_numpy(features: Array, labels: Array) -> 
         np.testing.assert_allclose(found.within[c], pooled(features, labels, c), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_features_of_unknown_labels_are_in_neither_group(features: Array, labels: Array, diagonal: bool) -> None:
+    some = labels.copy()
+    some[::3, 1] = np.nan
+    found = moments(streamed(features, some, diagonal=diagonal))
+    for j in (0, 1):
+        rows = features[some[:, 1] == j, 1]
+        assert found.count[1, j] == len(rows)
+        np.testing.assert_allclose(found.mean[1, j], rows.mean(0), rtol=1e-10)
+        variances = found.cov[1, j] if diagonal else found.cov[1, j].diagonal()
+        np.testing.assert_allclose(variances, rows.var(0, ddof=1), rtol=1e-9)
+    others = moments(streamed(features, labels, diagonal=diagonal))
+    torch.testing.assert_close(found.cov[0], others.cov[0])
+
+
 def test_diagonal_sums_give_variances(features: Array, labels: Array) -> None:
     found = moments(streamed(features, labels, diagonal=True))
     assert found.diagonal

@@ -14,12 +14,14 @@ from trainers.sigmoid_losses import (
     bce,
     class_balanced,
     distribution_balanced,
+    exponential_weights,
     focal_bce,
     gce,
     positive_weights,
     rebalancing_weights,
     reweight,
     robust_asymmetric,
+    weighted_bce,
 )
 
 Array = npt.NDArray[np.float64]
@@ -57,6 +59,28 @@ def test_bce_is_the_mean_negative_log_likelihood() -> None:
     p = sigmoid(z)
     expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
     assert bce(LOGITS, TARGETS).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_weighted_bce_weighs_each_term() -> None:
+    z, y = as_arrays()
+    y = np.where(y == 1, 0.7, 0.0)  # soft, as of mixtures
+    positive, negative = np.array([1.0, 2.0, 0.5, 3.0]), np.array([0.1, 1.0, 2.0, 0.7])
+    p = sigmoid(z)
+    expected = (-positive * y * np.log(p) - negative * (1 - y) * np.log(1 - p)).mean()
+    found = weighted_bce(LOGITS, torch.tensor(y), torch.tensor(positive), torch.tensor(negative))
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    further = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    only = weighted_bce(LOGITS, torch.tensor(y), torch.tensor(positive), torch.tensor(negative), further)
+    first = (-positive * y * np.log(p) - negative * (1 - y) * np.log(1 - p))[:, 0].sum() / z.size
+    assert only.item() == pytest.approx(first, rel=1e-6)
+    ones = torch.ones(4)
+    assert weighted_bce(LOGITS, TARGETS, ones, ones).item() == pytest.approx(bce(LOGITS, TARGETS).item(), rel=1e-6)
+
+
+def test_exponential_weights_favour_positives_of_rare_labels() -> None:
+    positive, negative = exponential_weights(torch.tensor([0, 25, 100]), 100)
+    np.testing.assert_allclose(positive, np.exp([1.0, 0.75, 0.0]), rtol=1e-6)
+    np.testing.assert_allclose(negative, np.exp([0.0, 0.25, 1.0]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("q", [0.05, 0.3, 0.8, 1.0])

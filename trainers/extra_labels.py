@@ -1,0 +1,71 @@
+"""Labels of a further data set in the columns of one's own; what it does not say is unknown, not absent.
+
+Hong et al. (arXiv 2308.08853) add ChestX-ray14 and CheXpert, whose labels are some of theirs, and take the missing
+ones for absent; a trainer may also leave them out of its loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+ALIASES = {"effusion": "pleural effusion"}
+"""Other names of findings: ChestX-ray14 has the first, CXR-LT and CheXpert the second. See `plain`."""
+
+
+def plain(name: str) -> str:
+    """A name without what spelling differs by: case, underscores and repeated spaces."""
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+@dataclass(frozen=True)
+class AlignedLabels:
+    """Labels in the columns of other classes."""
+
+    labels: Tensor
+    """(N, C) float32: 1 present, 0 absent, NaN unknown."""
+    unmapped: tuple[str, ...]
+    """Names of the further data set that are none of the classes; their columns are left out."""
+    unknown: tuple[str, ...]
+    """Classes that the further data set says nothing of."""
+
+
+def align_labels(
+    labels: npt.ArrayLike, names: Sequence[str], classes: Sequence[str], aliases: Mapping[str, str] = ALIASES
+) -> AlignedLabels:
+    """Puts labels (N, K) of the columns `names` into those of `classes` (C).
+
+    A name and a class belong together where they are spelt the same, see `plain`, or where `aliases` says so. Values
+    below 0 (CheXpert's uncertain ones) and NaN (its blanks, where the reader leaves them) are unknown.
+
+    Raises:
+        ValueError: if no name is one of the classes, or two are the same one; the message lists them.
+    """
+    column_of = {plain(name): column for column, name in enumerate(classes)}
+    renamed = {plain(name): plain(other) for name, other in aliases.items()}
+    columns: dict[int, list[int]] = {}
+    for source, name in enumerate(names):
+        own = plain(name)
+        target = column_of.get(own, column_of.get(renamed.get(own, own)))
+        if target is not None:
+            columns.setdefault(target, []).append(source)
+    twice = [" and ".join(names[source] for source in sources) for sources in columns.values() if len(sources) > 1]
+    if twice:
+        raise ValueError(f"several labels are the same class: {'; '.join(twice)}")
+    if not columns:
+        raise ValueError(f"none of the labels {', '.join(names)} is one of the classes {', '.join(classes)}")
+    values = np.asarray(labels, np.float32)
+    aligned = np.full((len(values), len(classes)), np.nan, np.float32)
+    for target, (source,) in columns.items():
+        aligned[:, target] = np.where(values[:, source] < 0, np.nan, values[:, source])
+    mapped = {source for (source,) in columns.values()}
+    return AlignedLabels(
+        torch.from_numpy(aligned),
+        unmapped=tuple(name for source, name in enumerate(names) if source not in mapped),
+        unknown=tuple(name for column, name in enumerate(classes) if column not in columns),
+    )
