@@ -91,6 +91,7 @@ class LoadedInputs:
             labels=self.train_labels,
             device=self.device,
             seed=self.inputs.seed,
+            groups=self.inputs.train.groups,
             resources=self.inputs.resources,
         )
 
