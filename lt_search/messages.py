@@ -119,7 +119,7 @@ class StepReport:
     stage1_seconds: float | None = None
     """At the end of a stage 1 from the store: what training it cost."""
     history: list[StepReport] = field(default_factory=list)
-    """At the end of a stage 1 from the store: the reports of its earlier steps."""
+    """At the end of a stage 1 from the store: the reports of its earlier steps that stand at rungs."""
     warning: str | None = None
     """What the user should know, though the trial goes on."""
 

@@ -189,8 +189,12 @@ class TrialSession:
             self.trainer.keep_features(self.loaded.splits[split], features)
         self.stage, self.step = 1, self.loaded.inputs.stage_lengths[0]
         *earlier, end = (self._as_own(report, stored) for report in stored.history)
-        seconds = time.monotonic() - started
-        self._known = replace(end, seconds=seconds, stage1_seconds=stored.seconds, history=earlier)
+        self._known = replace(
+            end,
+            seconds=time.monotonic() - started,
+            stage1_seconds=stored.seconds,
+            history=[report for report in earlier if report.value is not None],
+        )
 
     def _as_own(self, report: StepReport, stored: StageOne) -> StepReport:
         """A step of a stored stage 1 as this trial reports it: free of cost, judged by this run's objective."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lt_search.errors import UserError
-from lt_search.run_folder import new_run, open_run, read_provenance, run_names
+from lt_search.run_folder import COMPARISON, new_run, open_run, read_provenance, run_names, shared_storage
 from lt_search.spec import RunSpec
 from lt_search.store import FolderStore
 
@@ -65,3 +65,13 @@ def test_a_damaged_spec_is_named(tiny_spec: RunSpec, tmp_path: Path, text: str) 
     store.write("run.yaml", text)
     with pytest.raises(UserError, match=r"run\.yaml"):
         open_run(storage, "mine")
+
+
+def test_runs_and_the_rows_of_comparisons_share_the_stage_1s_of_their_storage(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    storage = FolderStore(tmp_path / "runs")
+    run = new_run(storage, "run", tiny_spec, {})
+    storage.write(f"compared/{COMPARISON}", "rows: {}")
+    row = new_run(FolderStore(storage.path("compared")), "row", tiny_spec, {})
+    assert shared_storage(run).root == shared_storage(row).root == storage.root
