@@ -1,27 +1,15 @@
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
+import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 
-from lt_search.stage_costs import UNKNOWN_RATIO, predict_ratio
-from lt_search.stage_decision import stage2s_per_stage1
-from lt_search.stage_effects import Variances, stage_variances
-
-
-def test_the_components_of_variance_are_found() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 60, 1200)
-    values = rng.normal(0, 2, 60)[rows] + rng.normal(0, 0.5, 1200)
-    variances = stage_variances(values, rows)
-    assert variances.between == pytest.approx(4, rel=0.25)
-    assert variances.within == pytest.approx(0.25, rel=0.1)
-
-
-def test_few_values_say_that_both_stages_matter_alike() -> None:
-    variances = stage_variances(np.array([1.0, 3.0]), np.array([0, 1]))
-    assert variances.within == pytest.approx(0.5)
-    assert variances.between > 0
-    assert stage_variances(np.ones(5), np.arange(5)) == Variances(0, 0)
+from lt_search.stage_decision import stage1_to_repeat, stage2s_per_stage1
+from lt_search.stage_effects import Variances
+from lt_search.stage_history import STAGE1_COST, Axes, History
 
 
 def test_a_stage1_deserves_more_stage2s_the_more_it_costs_and_the_more_they_matter() -> None:
@@ -33,17 +21,26 @@ def test_a_stage1_deserves_more_stage2s_the_more_it_costs_and_the_more_they_matt
     assert stage2s_per_stage1(Variances(1, 4), 20) == stage2s_per_stage1(Variances(0, 1), 20) == pytest.approx(10.5)
 
 
-def test_the_cost_ratio_is_predicted_per_configuration() -> None:
-    """Costs are epochs times what the backbone takes; a stage 2 costs 2."""
-    rng = np.random.default_rng(0)
-    x = np.column_stack([rng.random(30), rng.integers(0, 2, 30).astype(float)])
-    costs = np.column_stack([10 * np.exp(1.5 * x[:, 0]) * np.where(x[:, 1] == 1, 4.0, 1.0), np.full(30, 2.0)])
-    costs[::3, 1] = np.nan
-    sizes = np.array([0, 2])
-    assert predict_ratio(x, costs, sizes, np.array([0.0, 0.0])) == pytest.approx(5, rel=0.1)
-    assert predict_ratio(x, costs, sizes, np.array([1.0, 1.0])) == pytest.approx(5 * np.exp(1.5) * 4, rel=0.1)
-
-
-def test_without_costs_the_stages_cost_the_same() -> None:
-    nothing = np.full((3, 2), np.nan)
-    assert predict_ratio(np.zeros((3, 1)), nothing, np.array([0]), np.zeros(1)) == UNKNOWN_RATIO
+def test_a_stage1_can_be_repeated_if_it_is_there_and_in_range() -> None:
+    """Of the four only two are there; that with fewer stage 2s has more to gain, though its one was pruned."""
+    study = optuna.create_study()
+    stages: dict[str, dict[str, Any]] = {
+        "complete, twice": {"a": 0.1, "state": TrialState.COMPLETE, "value": 1.0},
+        "again": {"a": 0.1, "state": TrialState.COMPLETE, "value": 2.0},
+        "pruned in stage 1": {"a": 0.2, "state": TrialState.PRUNED},
+        "out of range": {"a": 0.9, "state": TrialState.COMPLETE, "value": 3.0},
+        "pruned in stage 2": {"a": 0.3, "state": TrialState.PRUNED, "user_attrs": {STAGE1_COST: 9.0}},
+        "runs": {"a": 0.4, "state": TrialState.RUNNING},
+    }
+    for number, trial in enumerate(stages.values()):
+        params = {"a": trial.pop("a"), "b": number / 10}
+        ranges = dict.fromkeys(params, FloatDistribution(0, 1))
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, **trial))
+    axes1, axes2 = Axes({"a": FloatDistribution(0, 0.5)}), Axes({"b": FloatDistribution(0, 1)})
+    history = History.of(study.get_trials(), 1, axes1, axes2)
+    chosen = stage1_to_repeat(history, within=100.0)
+    assert chosen is not None
+    assert history.drawn[history.stage1.first[chosen]]["a"] == 0.3
+    chosen = stage1_to_repeat(history, within=0.0)
+    assert chosen is not None
+    assert history.drawn[history.stage1.first[chosen]]["a"] == 0.1

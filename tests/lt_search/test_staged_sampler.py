@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
-from lt_search.stage_decision import stage1_to_repeat
-from lt_search.stage_history import Axes, History
 
 STAGE1 = ("lr", "loss", "margin", "epochs")
 
@@ -198,31 +195,6 @@ def test_a_stage1_that_did_not_end_is_never_repeated(state: TrialState) -> None:
             study.tell(trial, state=state) if ended else study.tell(trial, a - b)
     assert len(lost) >= 2
     assert len(kept) + len(lost) < 60
-
-
-def test_a_stage1_can_be_repeated_if_it_is_there_and_in_range() -> None:
-    """Of the four only two are there; that with fewer stage 2s has more to gain, though its one was pruned."""
-    study = optuna.create_study()
-    stages: dict[str, dict[str, Any]] = {
-        "complete, twice": {"a": 0.1, "state": TrialState.COMPLETE, "value": 1.0},
-        "again": {"a": 0.1, "state": TrialState.COMPLETE, "value": 2.0},
-        "pruned in stage 1": {"a": 0.2, "state": TrialState.PRUNED},
-        "out of range": {"a": 0.9, "state": TrialState.COMPLETE, "value": 3.0},
-        "pruned in stage 2": {"a": 0.3, "state": TrialState.PRUNED, "user_attrs": {STAGE1_COST: 9.0}},
-        "runs": {"a": 0.4, "state": TrialState.RUNNING},
-    }
-    for number, trial in enumerate(stages.values()):
-        params = {"a": trial.pop("a"), "b": number / 10}
-        ranges = dict.fromkeys(params, FloatDistribution(0, 1))
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, **trial))
-    axes1, axes2 = Axes({"a": FloatDistribution(0, 0.5)}), Axes({"b": FloatDistribution(0, 1)})
-    history = History.of(study.get_trials(), 1, axes1, axes2)
-    chosen = stage1_to_repeat(history, within=100.0)
-    assert chosen is not None
-    assert history.drawn[history.stage1.first[chosen]]["a"] == 0.3
-    chosen = stage1_to_repeat(history, within=0.0)
-    assert chosen is not None
-    assert history.drawn[history.stage1.first[chosen]]["a"] == 0.1
 
 
 def test_a_failed_configuration_is_not_proposed_again() -> None:
