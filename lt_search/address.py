@@ -11,6 +11,7 @@ from typing import Any
 
 from lt_search.parameters import active_names
 from lt_search.spec import RunSpec, parse_config, trainer_type
+from lt_search.stage_store import FORMAT
 from lt_search.values import flatten
 
 OUR_TRAINERS = "trainers"
@@ -23,23 +24,29 @@ def content_hash(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def stage1_address(spec: RunSpec, values: Mapping[str, Any]) -> str:
+def stage1_address(spec: RunSpec, values: Mapping[str, Any], compute: str = "cpu:1") -> str:
     """The address of the stage 1 of a trial.
 
     Args:
         spec: the run.
-        values: the parameters that the trial drew, by flat name. Inactive ones do not count.
+        values: the parameters that the trial drew, by flat name. Inactive ones do not count: the trainer gets the base
+            config's values for them, and those do, since it may read them all the same.
+        compute: on what it is trained, see `compute_kind`: other kinds give other last bits.
     """
     trainer = trainer_type(spec.trainer)
-    flat = {**flatten(spec.config), **values}
-    inactive = set(spec.search) - set(active_names(spec.parameters, flat))
-    stage1 = {name: value for name, value in flat.items() if name.startswith("stage1.") and name not in inactive}
+    base = flatten(spec.config)
+    flat = {**base, **values}
+    active = set(active_names(spec.parameters, flat))
+    flat |= {name: base[name] for name in spec.search if name not in active}
+    stage1 = {name: value for name, value in flat.items() if name.startswith("stage1.")}
     needed = parse_config(trainer.config_type, flat).resources()
     return content_hash(
         {
             "trainer": [trainer.name, f"{trainer.__module__}.{trainer.__qualname__}", _source(trainer)],
             "code_version": trainer.code_version,
             "torch": version("torch"),
+            "compute": compute,
+            "format": FORMAT,
             "stage1": stage1,
             "data": spec.data.fingerprint,
             "split": spec.data.split_hash,
@@ -50,6 +57,11 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any]) -> str:
             "resources": {resource.key: spec.resources.get(resource.key) for resource in needed},
         }
     )
+
+
+def compute_kind(device: str, threads: int) -> str:
+    """What decides the last bits of a result: the kind of device and, on a CPU, the number of threads."""
+    return f"{device}:{threads}" if device == "cpu" else device
 
 
 def _source(trainer: type[object]) -> str | None:

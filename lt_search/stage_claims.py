@@ -6,6 +6,7 @@ artefact, and the first one to be published stays.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,6 +23,10 @@ SUFFIX = ".claim"
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """A claim that its holder did not renew for this long, as seen from here, is void: the holder is gone."""
+
+
+FORGOTTEN_SECONDS = 3600.0
+"""A claim of this age, by clocks that may differ between nodes, keeps nothing from being pruned."""
 
 
 class StageClaims:
@@ -42,9 +47,18 @@ class StageClaims:
         self._seen: dict[str, tuple[float, float]] = {}
 
     def take(self, address: str) -> bool:
-        """Claims an address, unless another run that is alive holds it."""
+        """Claims an address, unless another run that is alive holds it.
+
+        Where claims cannot be written, nobody holds any.
+        """
         if address in self._held:
             return True
+        try:
+            return self._take(address)
+        except OSError:
+            return True
+
+    def _take(self, address: str) -> bool:
         name = _name(address)
         holder = self._holder(name)
         if holder is not None and holder.get("run") != self._own["run"] and not self._gone(name, holder):
@@ -60,7 +74,9 @@ class StageClaims:
         """Gives a claim back; nothing happens if it is not held."""
         if address in self._held:
             self._held.remove(address)
-            self._storage.remove(_name(address))
+            with contextlib.suppress(OSError):
+                if self._holder(_name(address)) == self._own:  # another run may have found this one too slow
+                    self._storage.remove(_name(address))
 
     def release_all(self) -> None:
         """Gives all claims back."""
@@ -73,10 +89,9 @@ class StageClaims:
             return
         self._renewed = self._clock()
         for address in self._held:
-            try:
-                os.utime(self._storage.path(_name(address)))
-            except FileNotFoundError:
-                self._storage.create(_name(address), json.dumps(self._own))
+            with contextlib.suppress(OSError):
+                if self._holder(_name(address)) == self._own:
+                    os.utime(self._storage.path(_name(address)))
 
     def _holder(self, name: str) -> dict[str, Any] | None:
         try:
@@ -102,8 +117,13 @@ class StageClaims:
 
 
 def claimed_addresses(storage: FolderStore) -> set[str]:
-    """The addresses that are claimed, by runs alive or not."""
-    return {name.rsplit("/", 1)[-1].removesuffix(SUFFIX) for name in storage.list(FOLDER, f"*{SUFFIX}")}
+    """The addresses that are claimed, but for claims that nobody has renewed for long."""
+    found = set()
+    for name in storage.list(FOLDER, f"*{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - storage.path(name).stat().st_mtime < FORGOTTEN_SECONDS:
+                found.add(name.rsplit("/", 1)[-1].removesuffix(SUFFIX))
+    return found
 
 
 def _name(address: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -102,12 +103,14 @@ class StageStore:
         """The artefact of an address; None if there is none.
 
         Raises:
-            DamagedArtefactError: if it is there, but is not what was published. It is removed then.
+            DamagedArtefactError: if it is there, but is not what was published (then it is removed), or cannot be read.
         """
         from safetensors.torch import load
 
         from trainers.state import unpack
 
+        if not self.storage.exists(_name(address)):
+            return None
         try:
             manifest = self._manifest(address)
             content = self.storage.read(f"{_name(address)}/{TENSORS}")
@@ -116,23 +119,22 @@ class StageStore:
             # Clones: the last bits of a product depend on how its factors lie in memory, and a file's lie anyhow.
             tensors = {name: tensor.clone() for name, tensor in load(content).items()}
             state = unpack(tensors, manifest["state"])
-            self._touch(address)
-        except FileNotFoundError as error:
-            if not self.storage.exists(_name(address)):
-                return None
+            stage = StageOne(
+                state=state["stage1"],
+                features=state["features"],
+                history=tuple(StepReport.from_dict(report) for report in manifest["history"]),
+                metric=manifest["metric"],
+                trained_by=manifest["trained_by"],
+                trainer=manifest["trainer"],
+            )
+        except (FileNotFoundError, DamagedArtefactError, ValueError, KeyError, TypeError) as error:
             self.discard(address)
-            raise DamagedArtefactError(f"{os.path.basename(error.filename or '')} is gone") from error  # noqa: PTH119
-        except (DamagedArtefactError, ValueError, KeyError, TypeError) as error:
-            self.discard(address)
-            raise DamagedArtefactError(str(error)) from error
-        return StageOne(
-            state=state["stage1"],
-            features=state["features"],
-            history=tuple(StepReport.from_dict(report) for report in manifest["history"]),
-            metric=manifest["metric"],
-            trained_by=manifest["trained_by"],
-            trainer=manifest["trainer"],
-        )
+            reason = "a file of it is gone" if isinstance(error, FileNotFoundError) else str(error)
+            raise DamagedArtefactError(reason) from error
+        except OSError as error:  # it may be sound, and the fault one of this node: it stays
+            raise DamagedArtefactError(f"it cannot be read: {error}") from error
+        self._touch(address)
+        return stage
 
     def stored(self) -> list[StoredStage]:
         """All artefacts whose manifest is sound, the one that was used last first."""
@@ -163,8 +165,9 @@ class StageStore:
         return None if sound else f"{TENSORS} is not the file that was published"
 
     def discard(self, address: str) -> None:
-        """Removes an artefact."""
-        self.storage.remove(_name(address))
+        """Removes an artefact, where that is allowed."""
+        with contextlib.suppress(OSError):
+            self.storage.remove(_name(address))
 
     def prune(self, keep_bytes: float, in_use: Collection[str]) -> list[StoredStage]:
         """Removes the artefacts that were used least lately, until the rest fits; returns those removed.
@@ -174,9 +177,14 @@ class StageStore:
         for name in self.storage.list(FOLDER, ".*.part"):
             if time.time() - self.storage.path(name).stat().st_mtime > ABANDONED_SECONDS:
                 self.storage.remove(name)
+        for address in set(self.addresses()) - set(in_use):
+            try:
+                self._manifest(address)
+            except (DamagedArtefactError, FileNotFoundError):
+                self.discard(address)
+            except OSError:
+                continue  # what cannot be read now may be sound
         stages = self.stored()
-        for address in set(self.addresses()) - {stage.address for stage in stages} - set(in_use):
-            self.discard(address)
         total = sum(stage.n_bytes for stage in stages)
         removed = []
         for stage in reversed(stages):

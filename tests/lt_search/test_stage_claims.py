@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -87,7 +88,31 @@ def test_claims_are_renewed_now_and_then(storage: FolderStore) -> None:
     clock.now += RENEW_SECONDS
     claims.renew()
     assert path.stat().st_mtime > 5
-    path.unlink()
+
+
+def test_a_run_that_was_found_too_slow_leaves_the_next_ones_claim_alone(storage: FolderStore) -> None:
+    clock = Clock()
+    slow = StageClaims(storage, "slow", clock)
+    slow.take("a")
+    _claim(storage, host="elsewhere", pid=1)
+    path = storage.path("stage1/a.claim")
+    os.utime(path, (5, 5))
     clock.now += RENEW_SECONDS
-    claims.renew()
-    assert path.exists()
+    slow.renew()
+    slow.release("a")
+    assert path.stat().st_mtime == 5
+
+
+def test_where_claims_cannot_be_written_nobody_waits(storage: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(storage, "create", refuse)
+    assert StageClaims(storage, "one").take("a")
+
+
+def test_an_old_claim_keeps_nothing_in_use(storage: FolderStore) -> None:
+    StageClaims(storage, "one").take("a")
+    assert claimed_addresses(storage) == {"a"}
+    os.utime(storage.path("stage1/a.claim"), (5, 5))
+    assert claimed_addresses(storage) == set()

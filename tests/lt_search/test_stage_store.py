@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import time
@@ -86,6 +88,32 @@ def test_a_damaged_artefact_is_never_given_out_and_is_removed(stages: StageStore
     assert stages.load("a") is None, "trained again, it can be published again"
     stages.publish("a", stage())
     assert stages.damage("a") is None
+
+
+def test_an_artefact_that_cannot_be_read_here_stays(stages: StageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages.publish("a", stage())
+
+    def stale(*_: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.storage, "read", stale)
+        with pytest.raises(DamagedArtefactError, match="Stale file handle"):
+            stages.load("a")
+        assert stages.prune(keep_bytes=1e9, in_use=()) == []
+    assert stages.load("a") is not None
+
+
+def test_a_manifest_with_fields_of_another_version_is_damage(stages: StageStore) -> None:
+    stages.publish("a", stage())
+    path = artefact(stages, "a", MANIFEST)
+    manifest = json.loads(path.read_text())
+    manifest.pop("manifest")
+    manifest["history"][0]["unheard_of"] = 1
+    digest = hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
+    path.write_text(json.dumps({**manifest, "manifest": digest}))
+    with pytest.raises(DamagedArtefactError, match="unheard_of"):
+        stages.load("a")
 
 
 def test_an_artefact_under_the_wrong_address_is_damaged(stages: StageStore) -> None:
