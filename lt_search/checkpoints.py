@@ -29,6 +29,11 @@ def trial_folder(number: int) -> str:
     return f"trials/{number:04d}"
 
 
+def trainer_of(store: FolderStore, number: int) -> str:
+    """How a stage 1 names the trial of a run that trained it, such as `ldrnet-0001/7`."""
+    return f"{store.root.name}/{number}"
+
+
 def _name(number: int, attempt: int) -> str:
     return f"{trial_folder(number)}/checkpoint-a{attempt:03d}.safetensors"
 

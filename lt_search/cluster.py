@@ -37,6 +37,11 @@ class TrialResources:
     gpus: float = 0.0
     """GPUs; a fraction lets trials share one."""
 
+    @property
+    def device(self) -> str:
+        """The kind of device that torch computes on."""
+        return "cuda" if self.gpus else "cpu"
+
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:

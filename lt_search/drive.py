@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from lt_search.address import compute_kind
 from lt_search.cluster import TrialResources, trials_that_fit
 from lt_search.exit_codes import ExitCode
 from lt_search.housekeeping import Housekeeping
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from lt_search.spec import RunSpec
 
 RAY_LOG = "ray.log"
+
+IDLE_SECONDS = 0.2
+"""Between two looks whether the stage 1 that all are waiting for is there."""
 
 WORKER_RESTARTS = 2
 """How often a trial whose worker process died is handed to a new one. Errors of a trainer are never retried."""
@@ -100,7 +104,15 @@ def carry_out(
 
     shared = FolderStore(Path(inputs.stage_storage)) if inputs.stage_storage is not None else None
     referee = Referee(
-        spec, journal, store, on_report=board.write, on_end=on_end, stage_storage=shared, warn=warn, log=log
+        spec,
+        journal,
+        store,
+        on_report=board.write,
+        on_end=on_end,
+        stage_storage=shared,
+        compute=compute_kind(each.device, each.cpus),
+        warn=warn,
+        log=log,
     )
 
     def should_stop() -> bool:
@@ -175,9 +187,12 @@ def _tune(
     from lt_search.trial import StagedTrial
     from lt_search.tune_adapters import OnEveryStep, RefereeScheduler, RefereeSearcher, WhenToStop
 
-    device = "cuda" if each.gpus else "cpu"
+    def idle() -> None:
+        tick()
+        time.sleep(IDLE_SECONDS)
+
     trainable = tune.with_parameters(
-        StagedTrial, inputs=inputs, threads=each.cpus, device=device, share_images=how.share_images
+        StagedTrial, inputs=inputs, threads=each.cpus, device=each.device, share_images=how.share_images
     )
     scratch = tempfile.mkdtemp(prefix="lt-search-ray-")
     try:
@@ -185,7 +200,7 @@ def _tune(
             tune.with_resources(trainable, {"cpu": each.cpus, "gpu": each.gpus}),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
-                search_alg=RefereeSearcher(referee, limit, should_stop),
+                search_alg=RefereeSearcher(referee, limit, should_stop, idle),
                 scheduler=RefereeScheduler(referee),
                 reuse_actors=how.warm_workers,
             ),

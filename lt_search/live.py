@@ -83,7 +83,8 @@ class LiveStatus:
     def line(self) -> None:
         """Writes a status line to the log, and to the console if that is no terminal."""
         self._last_line = time.monotonic()
-        text = status_line(self._spec, self._summarise(), self._elapsed, self._concurrent())
+        waiting = sum(rung is None for rung in self._progress().values())
+        text = status_line(self._spec, self._summarise(), self._elapsed, self._concurrent(), waiting)
         self._log(text)
         if self._live is None:
             self._console.print(text, highlight=False, soft_wrap=True)
@@ -111,13 +112,15 @@ class LiveStatus:
         return time.monotonic() - self._started
 
 
-def status_line(spec: RunSpec, summary: RunSummary, elapsed: float | None, concurrent: int) -> str:
-    """One line of `name=value` pairs."""
+def status_line(spec: RunSpec, summary: RunSummary, elapsed: float | None, concurrent: int, waiting: int = 0) -> str:
+    """One line of `name=value` pairs. Of the running trials, `waiting` wait for a stage 1 that others train."""
     best = summary.best
     left = summary.seconds_left(concurrent)
     parts = [
         f"trials={summary.ended}/{summary.target}",
-        *(f"{state}={len(summary.of_state(state))}" for state in ("running", "finished", "pruned", "failed")),
+        f"running={len(summary.of_state('running')) - waiting}",
+        *([f"waiting={waiting}"] if waiting else []),
+        *(f"{state}={len(summary.of_state(state))}" for state in ("finished", "pruned", "failed")),
         f"best_{spec.metric}={best.value:.4f} best_trial={best.number}" if best else f"best_{spec.metric}=none",
         "rungs="
         + (",".join(f"{r.rung.stage}:{r.rung.step}:{r.reached - r.stopped}/{r.reached}" for r in summary.rungs)),

@@ -18,6 +18,7 @@ from lt_search.run_folder import open_run, run_names
 from lt_search.rungs import Rung
 from lt_search.sampler import STAGE1_COST, STAGE2_COST, propose
 from lt_search.spec import RunSpec
+from lt_search.stage_store import split_features
 from lt_search.values import flatten
 from trainers.seeding import derive_seed
 
@@ -43,7 +44,7 @@ class StageCosts:
     checkpoint_bytes: int
     """Of one checkpoint, the larger of both stages'."""
     artefact_bytes: int
-    """Of a finished stage 1 in the store, without features."""
+    """Of a finished stage 1 in the store, with the features that are small enough to be stored."""
 
     def of(self, stage: int, spec: RunSpec) -> float:
         """Seconds of a whole stage."""
@@ -92,7 +93,12 @@ def expect(spec: RunSpec, trials: int, stage1s: int) -> Expected:
 
 
 def expected_stage1s(
-    spec: RunSpec, trials: int, costs: StageCosts, sampler: optuna.samplers.BaseSampler, stored: Callable[[str], bool]
+    spec: RunSpec,
+    trials: int,
+    costs: StageCosts,
+    sampler: optuna.samplers.BaseSampler,
+    stored: Callable[[str], bool],
+    compute: str = "cpu:1",
 ) -> int:
     """How many stage 1s a search begins to train: the sampler's own choices, given these costs and random values.
 
@@ -102,6 +108,7 @@ def expected_stage1s(
         costs: what the stages cost; they decide how often a stage 1 is used again.
         sampler: the run's.
         stored: whether the stage 1 of an address is in the store already.
+        compute: on what trials are to be computed, see `lt_search.address.compute_kind`.
     """
     if not spec.reuse:
         return trials
@@ -111,7 +118,8 @@ def expected_stage1s(
     addresses = set()
     for number in range(min(trials, SIMULATED_TRIALS)):
         trial = study.ask()
-        addresses.add(stage1_address(spec, propose(trial, spec.parameters, flatten(spec.config))))
+        drawn = propose(trial, spec.parameters, flatten(spec.config))
+        addresses.add(stage1_address(spec, drawn, compute))
         for name, stage in ((STAGE1_COST, 1), (STAGE2_COST, 2)):
             trial.set_user_attr(name, costs.of(stage, spec))
         study.tell(trial, derive_seed(spec.seed, "plan", number) / 2**63)
@@ -160,7 +168,9 @@ def measure(spec: RunSpec, loaded: LoadedInputs, storage: FolderStore) -> StageC
             origin += f"{steps} {'step' if steps == 1 else 'steps'} of stage {stage}"
         sizes.append(_bytes(trainer.state()))
         if stage == 1:
-            artefact = _bytes(trainer.finished_stage1())
+            trainer.probe_logits(loaded.val_images)
+            kept = ((split, trainer.kept_features(images)) for split, images in loaded.splits.items())
+            artefact = _bytes(trainer.finished_stage1()) + _bytes(split_features(kept))
     origin = f"{origin} of the first trial, trained now" if measured else origin
     # An optimiser that has not stepped yet has no moments; Adam keeps two for each weight.
     model = _bytes(trainer.state()["model"])

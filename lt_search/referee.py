@@ -17,7 +17,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from lt_search.address import stage1_address
-from lt_search.checkpoints import load_checkpoint, trial_folder
+from lt_search.checkpoints import checkpoint_files, load_checkpoint, trainer_of, trial_folder
 from lt_search.durations import show_duration
 from lt_search.foresight import Evidence, Foresight
 from lt_search.messages import StepReport, TrialJob
@@ -70,6 +70,7 @@ class Referee:
         on_report: called with every report that is news.
         on_end: called after a trial has ended.
         stage_storage: the storage whose stage 1s the trials share; None: each trains its own.
+        compute: on what trials are computed, see `lt_search.address.compute_kind`.
         warn: called with what the user should know.
         log: called with what is worth a line in the run's log.
     """
@@ -82,6 +83,7 @@ class Referee:
         on_report: Callable[[StepReport], None] = lambda report: None,
         on_end: Callable[[], None] = lambda: None,
         stage_storage: FolderStore | None = None,
+        compute: str = "cpu:1",
         warn: Callable[[str], None] = lambda text: None,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -96,9 +98,13 @@ class Referee:
         self._logged: dict[int, Rung] = {}
         self._costs: dict[int, dict[str, float]] = {}
         self._machine.restore(journal_records(journal.trials(), spec.rung_list))
+        self._first_decisions = first_decisions(journal.trials(), spec.rung_list)
+        """What a stage 1 was told at a rung when it came there first; a later trial that uses it is told the same, so
+        that what was let through and paid for is not stopped by peers that came after."""
         self._end_decided_trials()
         self._hopeful = False
         """Whether a trial has finished, so that the search is not given up any more."""
+        self._compute = compute
         self._warn = warn
         self._log_line = log
         self._warned: set[str] = set()
@@ -162,7 +168,8 @@ class Referee:
             self.journal.set(number, ADDRESS, self._address(drawn))
         address = self.journal.trial(number).user_attrs[ADDRESS]
         shared = self.gate.shares and address != INVALID
-        needs_stage1 = self._last_logged(number) < Rung(1, self.spec.stage_lengths[0])
+        end = Rung(1, self.spec.stage_lengths[0])
+        needs_stage1 = self._last_logged(number) < end or not checkpoint_files(self._store, number)
         if shared and needs_stage1 and not self.gate.admit(number, address):
             self._wanted[number] = address
             if number not in self._waiting:
@@ -175,12 +182,12 @@ class Referee:
         attempt = attributes.get(ATTEMPT, 0) + 1
         self.journal.set(number, ATTEMPT, attempt)
         self._store.write(f"{trial_folder(number)}/config.yaml", yaml.safe_dump(config, sort_keys=False))
-        stored = shared and self.gate.stored(address)
+        stored = shared and (REUSED in attributes or self.gate.stored(address))
         return TrialJob(number, attempt, config, address if shared else "", stored)
 
     def _address(self, drawn: Mapping[str, Any]) -> str:
         try:
-            return stage1_address(self.spec, drawn)
+            return stage1_address(self.spec, drawn, self._compute)
         except ValueError:
             return INVALID  # the trial reports it as its failure
 
@@ -200,14 +207,21 @@ class Referee:
         if report.failure is not None:
             self.fail(number, report.failure)
             return Decision.STOP
-        if report.reused_from is not None and REUSED not in trial.user_attrs:
-            self.journal.set(number, REUSED, report.reused_from)
-            saved = show_duration(report.stage1_seconds or 0.0)
-            self._log_line(f"trial {number} starts at stage 2: stage 1 is that of {report.reused_from}, {saved} saved")
+        if report.stage1_seconds is not None and STAGE1_COST not in trial.user_attrs:
+            self._note_reuse(report)
+            self.journal.set(number, STAGE1_COST, report.stage1_seconds)
         for step in (*report.history, replace(report, history=[])):
             if self._take_in(trial, step) is Decision.STOP:
                 return Decision.STOP
         return Decision.CONTINUE
+
+    def _note_reuse(self, report: StepReport) -> None:
+        """Notes whose stage 1 a trial uses, unless it is its own, published just before its worker was killed."""
+        if report.reused_from == trainer_of(self._store, report.number):
+            return
+        self.journal.set(report.number, REUSED, report.reused_from)
+        saved = f"{show_duration(report.stage1_seconds or 0.0)} saved"
+        self._log_line(f"trial {report.number} starts at stage 2: stage 1 is that of {report.reused_from}, {saved}")
 
     def _take_in(self, trial: FrozenTrial, report: StepReport) -> Decision:
         """Records one step and judges it."""
@@ -235,11 +249,10 @@ class Referee:
                 self.gate.training(number, trial.user_attrs[ADDRESS])
             return
         self.gate.finished(number)
-        if report.reused_from is None:
+        if report.rung == Rung(1, self.spec.stage_lengths[0]) and report.reused_from is None:
             self._warned.discard(trial.user_attrs[ADDRESS])
-        if STAGE1_COST not in trial.user_attrs:
-            reused = report.stage1_seconds
-            self.journal.set(number, STAGE1_COST, self._cost(number).get("stage1", 0.0) if reused is None else reused)
+        if STAGE1_COST not in trial.user_attrs and report.stage1_seconds is None:
+            self.journal.set(number, STAGE1_COST, self._cost(number).get("stage1", 0.0))
 
     def _warn_of(self, address: str, text: str) -> None:
         """Passes a warning about a stage 1 on; of several trials that met the same damage, the first one's."""
@@ -312,12 +325,15 @@ class Referee:
             return Decision(trial.user_attrs[name]["decision"])
         key = str(trial.user_attrs[ADDRESS]) if rung.stage == 1 else str(trial.number)
         verdict = self._machine.cross(Record(rung, key, report.value, report.standard_error))
+        decision = self._first_decisions.setdefault((rung, key), verdict.decision)
+        if self._machine.is_off(rung):
+            decision = Decision.CONTINUE
         head = report.scalars.get(self.spec.metric) if rung.stage == 1 else None
         entry = {
             "key": key,
             "value": report.value,
             "standard_error": report.standard_error,
-            "decision": str(verdict.decision),
+            "decision": str(decision),
             "peers": verdict.peers,
             "cut": verdict.cut,
             "counts": verdict.first,
@@ -327,7 +343,7 @@ class Referee:
         self.journal.set(trial.number, name, entry)
         if rung.stage == 1:
             self._evidence.record(rung, key, report.value, head)
-        return verdict.decision
+        return decision
 
     def _weigh_probes(self) -> None:
         """Turns off, for good, each stage-1 rung whose probe was found not to foretell the final value."""
@@ -394,6 +410,18 @@ def journal_records(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> lis
             if entry is not None and entry["counts"]:
                 records.append(Record(rung, entry["key"], entry["value"], entry["standard_error"]))
     return records
+
+
+def first_decisions(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> dict[tuple[Rung, str], Decision]:
+    """What each key was told at each rung when it came there first, as the journal has it."""
+    found: dict[tuple[Rung, str], Decision] = {}
+    points = tuple(rungs)
+    for trial in trials:
+        for rung in points:
+            entry = trial.user_attrs.get(rung_attribute(rung))
+            if entry is not None and entry["counts"]:
+                found[rung, entry["key"]] = Decision(entry["decision"])
+    return found
 
 
 def stage1_evidence(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> Evidence:

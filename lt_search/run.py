@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
+from lt_search.address import compute_kind
 from lt_search.cluster import TrialResources, check_address, choose_resources, cluster_has_gpu, ray_cluster
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.registry import bundled_for, load_dataset
@@ -80,15 +81,15 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
             found, weights = resolve_resources(spec, say)
             _check_same_resources(spec, found)
         _announce(spec, dataset, say)
-        if how.plan:
-            _show_plan(spec, how, storage, RunInputs.of(spec, dataset, weights, storage.root), say)
-            return ExitCode.DONE
         pixels = _decode(dataset, spec.data.image_size, console)
         if store is None:
             spec = spec.model_copy(update={"data": spec.data.model_copy(update={"pixels": pixels})})
             check_name(storage, how.name, spec)
         elif pixels != spec.data.pixels:
             raise UserError(_changed(dataset.name, "images"))
+        if how.plan:
+            _show_plan(spec, how, storage, RunInputs.of(spec, dataset, weights, storage.root), say)
+            return ExitCode.DONE
         if how.address is None:
             say("starting Ray on this machine")
         stack.enter_context(ray_cluster(how.address))
@@ -148,7 +149,8 @@ def _show_plan(
     say("measuring one trial")
     torch.set_num_threads(how.cpus_per_trial)
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)
-    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), StageStore(storage).has)
+    kind = compute_kind("cuda" if gpu else "cpu", how.cpus_per_trial)
+    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), StageStore(storage).has, kind)
     device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
     expected = expect(spec, trials, stage1s)
     say(render_plan(spec, trials, expected, costs, concurrent=concurrent, keep_gb=how.keep_gb, device=device))

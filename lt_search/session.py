@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from lt_search.bootstrap import ScoreErrors, score_errors
-from lt_search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lt_search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, trainer_of
 from lt_search.class_groups import class_groups
 from lt_search.data.decoded import open_images
 from lt_search.messages import RunInputs, StepReport, TrialJob
@@ -128,13 +128,14 @@ class TrialSession:
         """Reports of the stage-1 steps that are done, while stage 1 is trained."""
         self.trainer = loaded.build_trainer(job.config)
         checkpoint = load_checkpoint(self.store, job.number)
-        if checkpoint is not None:
+        past_stage1 = checkpoint is not None and checkpoint.report.rung >= Rung(1, loaded.inputs.stage_lengths[0])
+        if loaded.stages is not None and job.address and not past_stage1:
+            self._take_over_stage1(loaded.stages)
+        if checkpoint is not None and self._known is None:
             self._known = checkpoint.report
             self._stage1 = [*checkpoint.history, checkpoint.report]
             self.stage, self.step = checkpoint.report.stage, checkpoint.report.step
             self.trainer.load_state(checkpoint.state)
-        elif loaded.stages is not None and job.address:
-            self._take_over_stage1(loaded.stages)
 
     def advance(self) -> StepReport:
         """Does one step and reports it. Errors of the trainer become a failed report, never an exception."""
@@ -197,7 +198,11 @@ class TrialSession:
         )
 
     def _as_own(self, report: StepReport, stored: StageOne) -> StepReport:
-        """A step of a stored stage 1 as this trial reports it: free of cost, judged by this run's objective."""
+        """A step of a stored stage 1 as this trial reports it: free of cost, judged by this run's objective.
+
+        The probe's value is known where the run that trained it had a rung, and its error for that run's objective: a
+        rung that only this run has passes it unjudged.
+        """
         inputs = self.loaded.inputs
         same = stored.metric == inputs.metric
         return replace(
@@ -221,7 +226,7 @@ class TrialSession:
             features=split_features(kept),
             history=tuple(self._stage1),
             metric=inputs.metric,
-            trained_by=f"{Path(inputs.run_folder).name}/{self.job.number}",
+            trained_by=trainer_of(self.store, self.job.number),
             trainer=self.trainer.name,
         )
         try:

@@ -45,7 +45,8 @@ class StagedTrial(tune.Trainable):
         self._job = TrialJob(**config["job"])
         self._session: TrialSession | None = None
         if not self._share_images:
-            self._loaded = LoadedInputs(self._loaded.inputs, self._loaded.device, Path(tempfile.mkdtemp()))
+            self._own_images = tempfile.TemporaryDirectory()  # the one before goes with its last user
+            self._loaded = LoadedInputs(self._loaded.inputs, self._loaded.device, Path(self._own_images.name))
 
     def step(self) -> dict[str, Any]:
         """One step of training, as a result for the driver."""

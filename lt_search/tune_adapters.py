@@ -44,13 +44,17 @@ class RefereeSearcher(_NotPickled, Searcher):
         referee: decides.
         limit: trials that may run now.
         done: whether no more trials are to be started.
+        idle: called again and again while nothing runs and all that is left waits for another run's stage 1.
     """
 
-    def __init__(self, referee: Referee, limit: Callable[[], int], done: Callable[[], bool]) -> None:
+    def __init__(
+        self, referee: Referee, limit: Callable[[], int], done: Callable[[], bool], idle: Callable[[], None]
+    ) -> None:
         super().__init__(metric=None, mode=None)
         self._referee = referee
         self._limit = limit
         self._done = done
+        self._idle = idle
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
@@ -61,11 +65,17 @@ class RefereeSearcher(_NotPickled, Searcher):
         if free <= 0:
             return None
         job = self._referee.offer(free)
+        # Ray cannot wait with nothing to run: it blocks for minutes, hears no signal meanwhile, and fails in the end.
+        while job is None and not self._numbers and not self._nothing_left():
+            self._idle()
+            job = self._referee.offer(free)
         if job is None:
-            finished = self._referee.exhausted or self._referee.storage_failure is not None
-            return str(Searcher.FINISHED) if finished else None
+            return str(Searcher.FINISHED) if self._nothing_left() else None
         self._numbers[trial_id] = job.number
         return {"job": asdict(job)}
+
+    def _nothing_left(self) -> bool:
+        return self._done() or self._referee.exhausted or self._referee.storage_failure is not None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Hears the end of a trial: finished, stopped by the scheduler, or lost with its worker."""

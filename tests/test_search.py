@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -29,6 +30,8 @@ from lt_search.cluster import ray_cluster
 from lt_search.journal import Journal
 from lt_search.referee import REUSED
 from lt_search.sampler import STAGE1_COST
+from lt_search.stage_store import StageStore
+from lt_search.store import FolderStore
 from tests.lt_search.conftest import own_cache, tiny_csv, tiny_space  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parent.parent
@@ -154,8 +157,8 @@ def test_a_search_ends_with_all_it_promises(searches: Searches) -> None:
 
 @pytest.mark.usefixtures("shared_ray")
 def test_one_worker_gives_the_same_search_twice_and_resume_extends_it(searches: Searches) -> None:
-    searches.inline(*searches.new("a", "--trials", 6, "--max-concurrent", 1, "--sampler", "tpe"))
-    searches.inline(*searches.new("b", "--trials", 3, "--max-concurrent", 1, "--sampler", "tpe"))
+    searches.inline(*searches.new("a", "--trials", 6, "--max-concurrent", 1, "--cost-ratio", 4))
+    searches.inline(*searches.new("b", "--trials", 3, "--max-concurrent", 1, "--cost-ratio", 4))
     searches.inline("--resume", "b", "--trials", 6, "--max-concurrent", 1)
     assert searches.truth("a") == searches.truth("b")
     assert "best: trial" in searches.inline("--resume", "a"), "a run that is done shows its end again"
@@ -221,9 +224,30 @@ def test_two_runs_at_once_train_their_common_stage_1_once(searches: Searches) ->
     assert not list((searches.storage / "stage1").glob("*.claim"))
 
 
-def test_a_driver_killed_at_random_moments_is_followed_by_one_that_comes_to_the_same_end(searches: Searches) -> None:
-    options = ("--trials", 8, "--max-concurrent", 1, "--sampler", "tpe", *_slow(0.15))
-    searches.run(*searches.new("whole", *options, "--no-reuse"))
+@pytest.mark.usefixtures("shared_ray")
+def test_a_run_with_nothing_to_do_waits_for_the_other_runs_stage_1(searches: Searches) -> None:
+    options = ("--no-prune", *ONE_STAGE_1)
+    searches.inline(*searches.new("a", "--trials", 1, *options))
+    storage = FolderStore(searches.storage)
+    [address] = StageStore(storage).addresses()
+    StageStore(storage).discard(address)
+    claim = f"stage1/{address}.claim"
+    storage.write(claim, json.dumps({"run": "another", "host": "elsewhere", "pid": 1}))
+    release = threading.Timer(4, lambda: storage.remove(claim))
+    started = time.monotonic()
+    release.start()
+    searches.inline(*searches.new("b", "--trials", 2, *options))
+    assert time.monotonic() - started > 4
+    assert [trial.state for trial in searches.trials("b")] == [TrialState.COMPLETE] * 2
+    assert _trained_stage1s(searches.trials("b")) == 1
+
+
+def test_a_driver_killed_at_random_moments_is_followed_by_one_that_comes_to_the_same_end(
+    searches: Searches, tmp_path: Path
+) -> None:
+    options = ("--trials", 8, "--max-concurrent", 1, "--cost-ratio", 4, *_slow(0.15))
+    undisturbed = Searches(tmp_path / "undisturbed", searches.space, searches.table)
+    undisturbed.run(*undisturbed.new("whole", *options))
     moments = random.Random(4)
     command: tuple[object, ...] = searches.new("killed", *options)
     journal = searches.storage / "killed" / "journal.log"
@@ -245,7 +269,7 @@ def test_a_driver_killed_at_random_moments_is_followed_by_one_that_comes_to_the_
         command = ("--resume", "killed", "--max-concurrent", 1)
     assert seen & set(TRAINING), "the processes that train were among those watched"
     searches.run(*command)
-    assert searches.truth("killed") == searches.truth("whole")
+    assert searches.truth("killed") == undisturbed.truth("whole")
     assert not [trial for trial in searches.trials("killed") if trial.state is TrialState.RUNNING]
     for path in (searches.storage / "killed").glob("trials/*/metrics.jsonl"):
         steps = [(report["stage"], report["step"]) for report in map(json.loads, path.read_text().splitlines())]

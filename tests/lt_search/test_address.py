@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lt_search.address import hash_tensors, stage1_address
+from lt_search.address import compute_kind, hash_tensors, stage1_address
 from lt_search.spec import RunSpec
 
 DRAWN: dict[str, Any] = {"stage1.lr": 0.3, "stage1.optimiser": "momentum", "stage1.momentum": 0.2, "stage2.bias": 0.1}
@@ -21,6 +21,20 @@ def test_inactive_values_do_not_count(tiny_spec: RunSpec) -> None:
     plain = {**DRAWN, "stage1.optimiser": "sgd"}
     assert stage1_address(tiny_spec, plain) == stage1_address(tiny_spec, {**plain, "stage1.momentum": 0.8})
     assert stage1_address(tiny_spec, DRAWN) != stage1_address(tiny_spec, {**DRAWN, "stage1.momentum": 0.8})
+
+
+def test_what_the_trainer_gets_for_an_inactive_parameter_counts(tiny_spec: RunSpec) -> None:
+    config = {**tiny_spec.config, "stage1": {**tiny_spec.config["stage1"], "momentum": 0.75}}
+    other = tiny_spec.model_copy(update={"config": config})
+    plain = {**DRAWN, "stage1.optimiser": "sgd"}
+    assert stage1_address(tiny_spec, plain) != stage1_address(other, plain)
+    assert stage1_address(tiny_spec, DRAWN) == stage1_address(other, DRAWN)
+
+
+def test_another_device_or_number_of_threads_has_other_stage_1s(tiny_spec: RunSpec) -> None:
+    kinds = [compute_kind("cpu", 1), compute_kind("cpu", 2), compute_kind("cuda", 1)]
+    assert compute_kind("cuda", 2) == kinds[2], "a GPU's results do not depend on the host's threads"
+    assert len({stage1_address(tiny_spec, DRAWN, kind) for kind in kinds}) == 3
 
 
 @pytest.mark.parametrize("name", ["stage1.lr", "stage1.seconds"])

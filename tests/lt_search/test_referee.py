@@ -513,6 +513,55 @@ def test_a_stored_stage_1_is_judged_at_the_rungs_of_this_run(tiny_spec: RunSpec,
     assert trial.user_attrs[REUSED] == "run/0"
 
 
+def test_a_stage_1_that_was_let_through_is_not_stopped_by_peers_that_come_later(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", trials=9, storage=tmp_path)
+    first = driver.job()
+    _train_stage1(driver, first, tmp_path, 0.5)
+    for value in (0.8, 0.9, 0.95):
+        driver.referee.observe(report(driver.job().number, 1, 1, value))
+    late = driver.job().number
+    assert driver.referee.observe(report(late, 1, 1, 0.5)) is Decision.STOP, "a new one of that value is stopped"
+    for again in (driver, Driver(tiny_spec, tmp_path / "run", trials=9, storage=tmp_path)):
+        number = again.job().number
+        again.journal.set(number, ADDRESS, first.address)
+        assert again.referee.observe(_reused(number, 0.5)) is Decision.CONTINUE
+
+
+def test_a_reused_stage_1_that_is_stopped_still_says_what_it_costs(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
+    for value in (0.8, 0.9):
+        driver.referee.observe(report(driver.job().number, 1, 1, value))
+    number = driver.job().number
+    assert driver.referee.observe(_reused(number, 0.1)) is Decision.STOP
+    assert driver.trial(number).user_attrs[STAGE1_COST] == 4.0
+
+
+def test_a_trial_that_takes_up_its_own_stage_1_after_a_kill_is_no_reuse(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
+    number = driver.job().number
+    assert number == 0
+    driver.referee.observe(_reused(number))
+    attributes = driver.trial(number).user_attrs
+    assert REUSED not in attributes
+    assert attributes[STAGE1_COST] == 4.0
+
+
+def test_after_a_resume_one_trial_trains_a_stage_1_that_is_gone(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    spec = _fixed_stage1(tiny_spec)
+    driver = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
+    _train_stage1(driver, driver.job(), tmp_path)
+    for _ in range(2):
+        driver.referee.observe(_reused(driver.job().number))
+    driver.referee.gate.close()
+    for address in StageStore(FolderStore(tmp_path)).addresses():
+        StageStore(FolderStore(tmp_path)).discard(address)
+    resumed = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
+    assert resumed.job().number == 0
+    assert resumed.referee.next_job() is None, "the others wait"
+
+
 def test_a_resumed_run_knows_which_trials_wait(tiny_spec: RunSpec, tmp_path: Path) -> None:
     spec = _fixed_stage1(tiny_spec)
     driver = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
@@ -533,6 +582,10 @@ def test_each_damage_is_said_once(tiny_spec: RunSpec, tmp_path: Path) -> None:
     for number in together:
         driver.referee.observe(report(number, 1, 1, warning="stage 1 is damaged"))
     assert driver.warnings == ["stage 1 is damaged"]
+    driver.referee.observe(report(job.number, 2, 1))
+    third = driver.job().number
+    driver.referee.observe(report(third, 1, 1, warning="stage 1 is damaged"))
+    assert len(driver.warnings) == 1, "it is not whole yet"
     for step in (2, 3, 4):
         driver.referee.observe(report(together[0], 1, step))
     driver.referee.observe(report(driver.job().number, 1, 1, warning="stage 1 is damaged"))
