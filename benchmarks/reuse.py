@@ -24,10 +24,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import optuna
 import ray
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +39,7 @@ from lt_search.data.decoded import CACHE_VARIABLE
 from lt_search.data.registry import load_dataset
 from lt_search.drive import RunOptions
 from lt_search.journal import Journal
+from lt_search.parameters import Parameter
 from lt_search.run import search
 from lt_search.sampler import propose
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec
@@ -154,18 +157,20 @@ def plain_trial(config: dict[str, Any], spec: RunSpec, data: str, events: str) -
                 tune.report({spec.metric: value})
 
 
+def suggest_all(trial: optuna.Trial, parameters: dict[str, Parameter], fixed: dict[str, Any]) -> None:
+    """The space as `OptunaSearch` takes it where parameters have conditions: a function that draws them."""
+    propose(trial, parameters, fixed)
+
+
 def plain_search(case: Case, seed: int) -> Outcome:
     """The baseline: Ray Tune as its documentation shows it."""
-    import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     spec = resolve_spec(case.spec_options(seed), load_dataset(case.data), gpu=False)
 
-    def space(trial: optuna.Trial) -> None:
-        propose(trial, spec.parameters, flatten(spec.config))
-
+    space = partial(suggest_all, parameters=spec.parameters, fixed=flatten(spec.config))
     with tempfile.TemporaryDirectory() as folder, _ray_defaults():
         events = str(Path(folder) / "events.jsonl")
         trainable = tune.with_parameters(plain_trial, spec=spec, data=case.data, events=events)
