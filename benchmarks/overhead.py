@@ -12,7 +12,8 @@ the name. Each part prints ours, a named baseline measured in the same call, and
   and the first worker is not counted. Baseline: a function that reports as often, with Ray's `OptunaSearch` and
   `ASHAScheduler` at their defaults, and `reuse_actors` as ours (by default a fresh process for each trial would hide
   all else, see `benchmarks.turnaround`). Ours also trains and evaluates a linear head, and keeps its checkpoints.
-- ask: one proposal on a study of 1,000 trials. Baseline: Optuna's multivariate TPE itself. Bar: at most 1.5x.
+- ask: one proposal on a study of 1,000 trials. Baseline: Optuna's multivariate TPE itself. Bar: at most 1.5x. Half of
+  the trials repeat the stage 1 of the one before, as a search with `StagedSampler` does.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from lt_search.messages import StepReport
 from lt_search.referee import TRIALS, Referee, read_reports
 from lt_search.run import search
 from lt_search.rungs import Decision
-from lt_search.sampler import ReseededSampler, propose
+from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler, propose
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec
 from lt_search.store import FolderStore
 from lt_search.values import flatten
@@ -290,16 +291,30 @@ def plain_tpe(seed: int) -> BaseSampler:
     return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {"ReseededSampler": ReseededSampler}
-"""Samplers that are compared with plain TPE: name and what makes one from a seed."""
+SAMPLERS: Mapping[str, Callable[[RunSpec], BaseSampler]] = {
+    "ReseededSampler": lambda spec: ReseededSampler(spec.seed),
+    "StagedSampler": lambda spec: StagedSampler(stage1_names(spec), seed=spec.seed),
+}
+"""Samplers that are compared with plain TPE: name and what makes one for a search."""
+
+
+def stage1_names(spec: RunSpec) -> list[str]:
+    """The searched parameters of stage 1."""
+    return [name for name, parameter in spec.parameters.items() if parameter.stage == "stage1"]
 
 
 def study_of(spec: RunSpec, trials: int) -> optuna.Study:
     """A study in memory of random trials; two thirds were pruned at the first rung."""
     study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
+    stage1: dict[str, Any] = {}
     for number in range(trials):
+        if number % 2:
+            study.enqueue_trial(stage1)
         trial = study.ask()
-        propose(trial, spec.parameters, flatten(spec.config))
+        drawn = propose(trial, spec.parameters, flatten(spec.config))
+        stage1 = {name: drawn[name] for name in stage1_names(spec) if name in drawn}
+        trial.set_user_attr(STAGE1_COST, float(STAGE1))
+        trial.set_user_attr(STAGE2_COST, float(STAGE2))
         values = values_of(number)
         trial.report(values[FIRST_RUNG - 1], FIRST_RUNG)
         if number % 3:
@@ -326,7 +341,7 @@ def ask_seconds(study: optuna.Study, spec: RunSpec, samplers: Mapping[str, BaseS
 def ask_part(trials: int = N_STUDY, asks: int = N_ASKS) -> None:
     spec = ldrnet_spec()
     baseline = "TPESampler (baseline)"
-    samplers = {baseline: plain_tpe(0)} | {name: make(0) for name, make in SAMPLERS.items()}
+    samplers = {baseline: plain_tpe(0)} | {name: make(spec) for name, make in SAMPLERS.items()}
     seconds = ask_seconds(study_of(spec, trials), spec, samplers, asks)
     print(f"an ask at {trials:,} trials, {len(spec.search)} parameters, median of {asks}")
     for name, taken in seconds.items():

@@ -6,12 +6,14 @@
 
 Baseline: what a user writes without this harness, a function trainable that trains both stages and reports the
 validation objective after every step, with `OptunaSearch`, `ASHAScheduler` and their defaults. Both start from the
-paper's values, get the same time on the same cores, and find Ray started. A case is a space with its E-steps on or off.
+paper's values, get the same time on the same cores, and find Ray started and no decoded image. A case is a space with
+its E-steps on or off.
 
-Bars: with E-steps off, at least 8x the configurations trained to the end; with them, at least 80 % of the bound
-(start + stage 1 + stage 2) / stage 2, measured in the baseline of the same call; for the space that searches both
-stages, at least 2.5x less time to the baseline's best value; and never a worse best value at equal time. The last
-table switches off one part of the harness at a time.
+Bars: with E-steps off, at least 8x the configurations trained to the end; with them, where stage 1 is fixed
+(`*-stage2`), at least 80 % of the bound (start + stage 1 + stage 2) / stage 2, measured in the baseline of the same
+call. The bound assumes one stage 1 for all configurations, so a space that searches both stages cannot reach it: its
+share is printed without a bar. For that space, at least 2.5x less time to the baseline's best value; and never a worse
+best value at equal time. The last table switches off one part of the harness at a time.
 """
 
 from __future__ import annotations
@@ -215,7 +217,7 @@ def _read_events(outcome: Outcome, lines: list[dict[str, Any]], started: float) 
 def our_search(case: Case, seed: int, who: str = "ours") -> Outcome:
     """This harness, or what is left of it: `who` may be one of `PARTS`."""
     spec_part, how_part = PARTS.get(who, ({}, {}))
-    with tempfile.TemporaryDirectory() as folder, _cache(folder):
+    with tempfile.TemporaryDirectory() as folder:
         how = RunOptions(storage=folder, name="run", trials=100_000, time_budget=case.seconds, **how_part)
         started = time.time()
         search(case.spec_options(seed, **spec_part), how, Console(quiet=True))
@@ -227,16 +229,17 @@ def our_search(case: Case, seed: int, who: str = "ours") -> Outcome:
 
 
 @contextmanager
-def _cache(folder: str) -> Iterator[None]:
-    """No decoded image is left over from an earlier search. Workers get the variable with the search's own."""
+def _fresh_cache() -> Iterator[None]:
+    """No decoded image is left over from an earlier search. Workers have the variables that Ray was started with."""
     before = os.environ.get(CACHE_VARIABLE)
-    os.environ[CACHE_VARIABLE] = str(Path(folder) / "cache")
-    try:
-        yield
-    finally:
-        os.environ.pop(CACHE_VARIABLE)
-        if before is not None:
-            os.environ[CACHE_VARIABLE] = before
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE_VARIABLE] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(CACHE_VARIABLE)
+            if before is not None:
+                os.environ[CACHE_VARIABLE] = before
 
 
 @contextmanager
@@ -269,7 +272,7 @@ class Results:
         for outcome in self.outcomes:
             if (outcome.case, outcome.seed, outcome.who, outcome.seconds) == (case.name, seed, who, case.seconds):
                 return outcome
-        with ray_cluster(None):
+        with _fresh_cache(), ray_cluster(None):
             outcome = run()
         print(f"{case.name} seed {seed} {who}: {len(outcome.finished)} configurations, best {outcome.best:.4f}")
         self.outcomes.append(outcome)
@@ -290,8 +293,10 @@ def compare(case: Case, seeds: int, results: Results, table: Table) -> None:
         bars = [f"{ours.best - plain.best:+.4f}"]
         if not case.e_steps:
             bars.append(f"configurations {'met' if more >= 8 else 'MISSED'} (8x)")
-        elif case.space.endswith("-stage2"):
-            bars.append(f"{more / bound:.0%} of the bound {'met' if more >= 0.8 * bound else 'MISSED'} (80 %)")
+        else:
+            share = f"{more / bound:.0%} of the bound"
+            bar = f" {'met' if more >= 0.8 * bound else 'MISSED'} (80 %)" if case.space.endswith("-stage2") else ""
+            bars.append(share + bar)
         if not case.space.endswith("-stage2"):
             bars.append(f"time {'met' if sooner >= 2.5 else 'MISSED'} (2.5x)")
         bars.append(f"best {'met' if ours.best >= plain.best else 'MISSED'}")

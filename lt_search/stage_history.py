@@ -89,7 +89,7 @@ class Distinct:
 
 @dataclass(frozen=True)
 class History:
-    """Trials as arrays of length n, in the order of their numbers."""
+    """Trials as arrays of length n, in the order of their numbers; a trial without a stage-1 value is left out."""
 
     values: Array
     """The more the better; NaN unless the trial is complete."""
@@ -131,8 +131,8 @@ class History:
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial], sign: int, axes1: Axes, axes2: Axes) -> History:
         """Reads trials; `sign` is -1 in a study that minimises."""
+        trials, drawn = _with_stage1(trials, axes1, axes2)
         space = {**axes1.space, **axes2.space}
-        drawn = tuple(_drawn(trial, space) for trial in trials)
         columns = {name: [values.get(name) for values in drawn] for name in space}
         states = [trial.state for trial in trials]
         complete, pruned, running = (
@@ -170,11 +170,32 @@ def read_proposal(text: str, space: Mapping[str, BaseDistribution]) -> dict[str,
     return {name: space[name].to_external_repr(x) for name, x in json.loads(text).items() if name in space}
 
 
-def _drawn(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> Mapping[str, Any]:
-    """A trial's values; those of a running one are known before all of them are suggested."""
-    if trial.state != TrialState.RUNNING or len(trial.params) > 0 or PROPOSED not in trial.system_attrs:
-        return trial.params
-    return read_proposal(trial.system_attrs[PROPOSED], space)
+def _with_stage1(
+    trials: Sequence[FrozenTrial], axes1: Axes, axes2: Axes
+) -> tuple[list[FrozenTrial], tuple[Mapping[str, Any], ...]]:
+    """The trials whose stage 1 is known, with their values.
+
+    A trial that still runs or failed may lack some of its suggests. Which ones it lacks is not written anywhere, for
+    a missing one may be inactive as well; it has all of them if a complete trial has the same ones.
+    """
+    space = {**axes1.space, **axes2.space}
+    whole = {frozenset(trial.params) for trial in trials if trial.state == TrialState.COMPLETE}
+    whole = {names for names in whole if names & axes1.space.keys() and names & axes2.space.keys()}
+    kept: list[FrozenTrial] = []
+    drawn: list[Mapping[str, Any]] = []
+    for trial in trials:
+        values: Mapping[str, Any] = trial.params
+        names = frozenset(values)
+        if trial.state in {TrialState.RUNNING, TrialState.FAIL} and names not in whole:
+            if PROPOSED in trial.system_attrs:
+                if trial.state == TrialState.RUNNING or values:  # failed before its first suggest, it was never tried
+                    values = {**read_proposal(trial.system_attrs[PROPOSED], space), **values}
+            elif any(names < others for others in whole):
+                continue
+        if values.keys() & axes1.space.keys():
+            kept.append(trial)
+            drawn.append(values)
+    return kept, tuple(drawn)
 
 
 def _finite(values: Array) -> Array:

@@ -181,9 +181,13 @@ class Proposer:
 
 
 def _among(place: Array, points: Array) -> bool:
-    """Whether a place (d,) is one of some points (n, d), in which NaN stands for any value."""
-    same = np.isclose(place, points, rtol=0, atol=1e-12) | np.isnan(points)
-    return bool(same.all(axis=1).any())
+    """Whether a place (d,) is one of some points (n, d), in which NaN stands for any value.
+
+    A point of NaN alone, of a trial that got to no value of the stage, is no place.
+    """
+    unknown = np.isnan(points)
+    same = np.isclose(place, points, rtol=0, atol=1e-12) | unknown
+    return bool((same.all(axis=1) & ~unknown.all(axis=1)).any())
 
 
 def _place(axes: Axes, values: Mapping[str, Any]) -> Array:

@@ -176,6 +176,81 @@ def test_asks_that_come_before_any_suggest_differ() -> None:
     assert len({_plain(trial) for trial in asked}) == 5
 
 
+def _asked_only(study: optuna.Study) -> None:
+    study.ask()
+
+
+def _failed_before_its_first_suggest(study: optuna.Study) -> None:
+    study.tell(study.ask(), state=TrialState.FAIL)
+
+
+def _failed_in_stage1(study: optuna.Study) -> None:
+    """Before the second of its stage-1 parameters."""
+    trial = study.ask()
+    trial.suggest_categorical("kind", ["x", "y"])
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def _runs_with_stage2_only(study: optuna.Study) -> None:
+    study.ask().suggest_float("b", 0, 1)
+
+
+def _failed_with_stage2_only(study: optuna.Study) -> None:
+    trial = study.ask()
+    trial.suggest_float("b", 0, 1)
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def _pruned_before_its_first_suggest(study: optuna.Study) -> None:
+    study.tell(study.ask(), state=TrialState.PRUNED)
+
+
+def _asked_three_times(study: optuna.Study) -> None:
+    for _ in range(3):
+        study.ask()
+
+
+def _kinds(trial: optuna.Trial) -> float:
+    """Both kinds are alike."""
+    trial.suggest_categorical("kind", ["x", "y"])
+    a, b = _plain(trial)
+    return -((a - 0.3) ** 2) - (b - 0.2) ** 2
+
+
+@pytest.mark.parametrize("before", [0, 10])
+@pytest.mark.parametrize(
+    "incomplete",
+    [
+        _asked_only,
+        _asked_three_times,
+        _failed_before_its_first_suggest,
+        _failed_in_stage1,
+        _failed_with_stage2_only,
+        _pruned_before_its_first_suggest,
+        _runs_with_stage2_only,
+    ],
+)
+def test_new_stage1s_go_on_beside_a_trial_without_all_values(
+    incomplete: Callable[[optuna.Study], None], before: int
+) -> None:
+    study = _study(StagedSampler(["a", "kind"], cost_ratio=2, seed=0))
+    for number in range(before + 30):
+        if number == before:
+            incomplete(study)
+        trial = study.ask()
+        study.tell(trial, _kinds(trial))
+    done = [trial.params for trial in study.get_trials(states=[TrialState.COMPLETE])]
+    new = {(values["a"], values["kind"]) for values in done[before:]}
+    assert len(new) > 12
+    assert all(sum(kind == which for _, kind in new) > 2 for which in "xy")
+
+
+def test_new_stage1s_go_on_in_threads() -> None:
+    study = _study(StagedSampler(["a", "kind"], cost_ratio=2, seed=0))
+    study.optimize(_kinds, n_trials=40, n_jobs=4)
+    assert len({(trial.params["a"], trial.params["kind"]) for trial in study.trials}) > 15
+
+
 @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
 def test_a_stage1_that_did_not_end_is_never_repeated(state: TrialState) -> None:
     """The best stage 1s end early; a trial ended in stage 2 carries its stage-1 cost, and its stage 1 counts."""
