@@ -181,6 +181,7 @@ def test_with_and_without_reuse_the_same_configurations_have_the_same_values(sea
     assert listed.count("with/") == 2
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_artefacts_damaged_truncated_and_deleted_during_a_search_change_no_result(searches: Searches) -> None:
     options = ("--trials", 12, "--max-concurrent", 1, "--sampler", "random", "--no-prune", *ONE_STAGE_1)
     process = searches.start(*searches.new("harmed", *options, *_slow(0.3)))
@@ -206,7 +207,7 @@ def test_artefacts_damaged_truncated_and_deleted_during_a_search_change_no_resul
     assert len(warnings()) == 3, "one warning each"
     assert all("is trained again" in line for line in warnings())
     assert _trained_stage1s(searches.trials("harmed")) == 4
-    searches.run(*searches.new("alone", *options, "--no-reuse"))
+    searches.inline(*searches.new("alone", *options, "--no-reuse"))
     harmed, alone = searches.truth("harmed"), searches.truth("alone")
     assert [trial["value"] for trial in harmed] == [trial["value"] for trial in alone]
     assert {trial["state"] for trial in harmed} == {TrialState.COMPLETE}
@@ -233,21 +234,30 @@ def test_a_run_with_nothing_to_do_waits_for_the_other_runs_stage_1(searches: Sea
     StageStore(storage).discard(address)
     claim = f"stage1/{address}.claim"
     storage.write(claim, json.dumps({"run": "another", "host": "elsewhere", "pid": 1}))
-    release = threading.Timer(4, lambda: storage.remove(claim))
-    started = time.monotonic()
-    release.start()
+    trained_before: list[bool] = []
+
+    def give_back() -> None:
+        _wait(lambda: (searches.storage / "b/journal.log").exists() and bool(searches.trials("b")))
+        time.sleep(3)  # longer than training the first trial takes
+        trained_before.append((searches.storage / "b/trials/0000/metrics.jsonl").exists())
+        storage.remove(claim)
+
+    holder = threading.Thread(target=give_back)
+    holder.start()
     searches.inline(*searches.new("b", "--trials", 2, *options))
-    assert time.monotonic() - started > 4
+    holder.join()
+    assert trained_before == [False]
     assert [trial.state for trial in searches.trials("b")] == [TrialState.COMPLETE] * 2
     assert _trained_stage1s(searches.trials("b")) == 1
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_driver_killed_at_random_moments_is_followed_by_one_that_comes_to_the_same_end(
     searches: Searches, tmp_path: Path
 ) -> None:
     options = ("--trials", 8, "--max-concurrent", 1, "--cost-ratio", 4, *_slow(0.15))
     undisturbed = Searches(tmp_path / "undisturbed", searches.space, searches.table)
-    undisturbed.run(*undisturbed.new("whole", *options))
+    undisturbed.inline(*undisturbed.new("whole", *options))
     moments = random.Random(4)
     command: tuple[object, ...] = searches.new("killed", *options)
     journal = searches.storage / "killed" / "journal.log"

@@ -34,6 +34,7 @@ from trainers.label_decoder import GroupWiseLinear, check_width
 from trainers.query_decoder import LabelQueryDecoder, SharedLinear
 from trainers.schedules import Schedule, learning_rate
 from trainers.seeding import derive_seed, generator
+from trainers.sigmoid_loss_fields import SigmoidLossFields
 from trainers.sigmoid_losses import (
     asymmetric,
     bce,
@@ -50,7 +51,7 @@ WeightedLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Of logits (B, C), targets (B, C) of 0 / 1, and weights that broadcast to them: the mean of weight * loss."""
 
 
-class CXRStage1(AugmentedStage1):
+class CXRStage1(AugmentedStage1, SigmoidLossFields):
     """The reference fit."""
 
     epochs: int = Field(30, ge=1, le=10_000)
@@ -93,26 +94,6 @@ class CXRStage1(AugmentedStage1):
     """Of both stages: `bce`, binary cross-entropy; `wbce_exp`, the same with exp(1 - r) on positives and exp(r) on
     negatives, r the share of images with the label [F]; `asl`, asymmetric; `ral`, robust asymmetric (arXiv 2308.05542);
     `db`, distribution-balanced (arXiv 2007.09654), without its sampling [R: the paper's is not known]."""
-    gamma_pos: float = Field(1.0, ge=0, le=10)
-    """gamma+ of `asl` [F]."""
-    gamma_neg: float = Field(4.0, ge=0, le=10)
-    """gamma- of `asl` and `ral` [F]."""
-    asl_margin: float = Field(0.05, ge=0, lt=1)
-    """Probability margin of `asl` and `ral` [F]."""
-    ral_gamma_pos: float = Field(0.0, ge=0, le=10)
-    """gamma+ of `ral`."""
-    ral_hill: float | None = Field(1.5, ge=1, le=10)
-    """L of `ral`'s Hill factor on negatives, (L - p) p^2 (L - 1 + p_m); None leaves it out."""
-    ral_linear: float = Field(1.0, ge=-10, le=10)
-    """e1 of `ral`'s polynomial, which takes e1 (1 - p) + e2 / 2 (1 - p)^2 from a positive's -log p."""
-    ral_quadratic: float = Field(-2.5, ge=-20, le=20)
-    """e2 of `ral`."""
-    db_centre: float = Field(0.2, ge=0, le=1)
-    """mu of `db`'s weights, 0.1 + sigmoid(10 (rho - mu)); its paper has 0.2 on COCO, 0.3 on VOC."""
-    db_scale: float = Field(2.0, ge=1, le=100)
-    """L of `db`, which tolerates negatives; its paper has 2 on COCO, 5 on VOC."""
-    db_kappa: float = Field(0.05, ge=0, le=10)
-    """kappa of `db`: shift of logits by the log odds of a label, over L."""
     db_gamma: float = Field(2.0, ge=0, le=10)
     """gamma of `db`'s focal loss."""
     mixup_alpha: float = Field(0.2, ge=0, le=10)

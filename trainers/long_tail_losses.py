@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainers.base import first_step
 from trainers.image_config import AugmentedStage1
+from trainers.sigmoid_loss_fields import SigmoidLossFields
 from trainers.sigmoid_losses import (
     asymmetric,
     bce,
@@ -72,7 +73,7 @@ ONE_LABEL_LOSSES = COSINE_LOSSES | {
 SEVERAL_LABEL_LOSSES = frozenset({"asymmetric", "robust_asymmetric", "distribution_balanced", "pos_weight"})
 
 
-class LongTailStage1(AugmentedStage1):
+class LongTailStage1(AugmentedStage1, SigmoidLossFields):
     """A stage 1 under one of the losses."""
 
     loss: Loss = "plain"
@@ -113,26 +114,6 @@ class LongTailStage1(AugmentedStage1):
     """s of `gcl`."""
     gcl_noise: float = Field(0.5, ge=0, le=10)
     """Largest noise on a cosine of the rarest class in `gcl`."""
-    gamma_pos: float = Field(1.0, ge=0, le=10)
-    """gamma+ of `asymmetric`."""
-    gamma_neg: float = Field(4.0, ge=0, le=10)
-    """gamma- of `asymmetric` and `robust_asymmetric`; too strong on mild imbalance, where 2 or less is advised."""
-    asl_margin: float = Field(0.05, ge=0, lt=1)
-    """Probability margin m of `asymmetric` and `robust_asymmetric`."""
-    ral_gamma_pos: float = Field(0.0, ge=0, le=10)
-    """gamma+ of `robust_asymmetric`."""
-    ral_hill: float | None = Field(1.5, ge=1, le=10)
-    """L of `robust_asymmetric`'s Hill factor on negatives, (L - p) p^2 (L - 1 + p_m); None leaves it out."""
-    ral_linear: float = Field(1.0, ge=-10, le=10)
-    """e1 of `robust_asymmetric`'s polynomial, which takes e1 (1 - p) + e2 / 2 (1 - p)^2 from a positive's -log p."""
-    ral_quadratic: float = Field(-2.5, ge=-20, le=20)
-    """e2 of `robust_asymmetric`."""
-    db_centre: float = Field(0.2, ge=0, le=1)
-    """mu of `distribution_balanced`'s weights, 0.1 + sigmoid(10 (rho - mu)); paper 0.2 on COCO, 0.3 on VOC."""
-    db_scale: float = Field(2.0, ge=1, le=100)
-    """L of `distribution_balanced`, which tolerates negatives; paper 2 on COCO, 5 on VOC."""
-    db_kappa: float = Field(0.05, ge=0, le=10)
-    """kappa of `distribution_balanced`: shift of logits by the log odds of a label, over L."""
     weight_power: float = Field(0.5, ge=0, le=2)
     """k of `pos_weight`: positives weigh ((1 - r) / r)^k, r the share of images with the label."""
 
