@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from lt_search.address import compute_kind
 from lt_search.cluster import TrialResources, trials_that_fit
 from lt_search.exit_codes import ExitCode
 from lt_search.housekeeping import Housekeeping
-from lt_search.live import LOG, LiveStatus
+from lt_search.live import LiveStatus, log_line
 from lt_search.referee import Referee
 from lt_search.store import FolderStore
 from lt_search.summary import summarise
@@ -92,11 +93,8 @@ def carry_out(
         fit = max(1, trials_that_fit(each))
         return fit if how.max_concurrent is None else min(fit, how.max_concurrent)
 
-    def log(text: str) -> None:
-        store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
-
     def warn(text: str) -> None:
-        log(f"warning: {text}")
+        log_line(store, f"warning: {text}")
         console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def on_end() -> None:
@@ -112,7 +110,7 @@ def carry_out(
         stage_storage=shared,
         compute=compute_kind(each.device, each.cpus),
         warn=warn,
-        log=log,
+        log=partial(log_line, store),
     )
 
     def should_stop() -> bool:

@@ -24,6 +24,11 @@ REDRAW_SECONDS = 1.0
 LINE_SECONDS = 60.0
 
 
+def log_line(store: FolderStore, text: str) -> None:
+    """Adds a line, with the time, to a run's log."""
+    store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
+
+
 class LiveStatus:
     """Shows a running search.
 
@@ -85,7 +90,7 @@ class LiveStatus:
         self._last_line = time.monotonic()
         waiting = sum(rung is None for rung in self._progress().values())
         text = status_line(self._spec, self._summarise(), self._elapsed, self._concurrent(), waiting)
-        self._log(text)
+        log_line(self._store, text)
         if self._live is None:
             self._console.print(text, highlight=False, soft_wrap=True)
 
@@ -96,16 +101,13 @@ class LiveStatus:
         for text in summary.notices:
             if text not in self._said:
                 self._said.add(text)
-                self._log(text)
+                log_line(self._store, text)
                 self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _log_probes(self, lines: list[str]) -> None:
         self._logged_probes = lines
         for line in lines:
-            self._log(line)
-
-    def _log(self, text: str) -> None:
-        self._store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
+            log_line(self._store, line)
 
     @property
     def _elapsed(self) -> float:
