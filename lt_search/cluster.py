@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from lt_search.data.workers import usable_cores
 from lt_search.errors import Problem, UserError
 
 CONNECT_SECONDS = 5.0
@@ -64,6 +65,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     try:
         ray.init(
             address=address or "local",
+            num_cpus=cores_given() if address is None else None,
             include_dashboard=False if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -77,6 +79,15 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def cores_given() -> int | None:
+    """Cores that this process may use, where a batch system or `taskset` gave it fewer than the machine has.
+
+    Ray counts all of the machine's. None: no such limit, and Ray's own count holds, which knows containers.
+    """
+    cores = usable_cores()
+    return cores if cores < (os.cpu_count() or cores) else None
 
 
 def check_address(address: str | None) -> None:

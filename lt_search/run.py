@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
@@ -17,6 +16,7 @@ from lt_search.address import compute_kind
 from lt_search.cluster import TrialResources, check_address, choose_resources, cluster_has_gpu, ray_cluster
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.registry import bundled_for, load_dataset
+from lt_search.data.workers import usable_cores
 from lt_search.drive import RunOptions, StopReason, carry_out
 from lt_search.errors import Problem, Problems, UserError
 from lt_search.exit_codes import ExitCode
@@ -145,7 +145,7 @@ def _show_plan(
 ) -> None:
     gpu = gpu_available(how) and torch.cuda.is_available()
     trials = how.trials or _budgeted_trials(spec)
-    concurrent = how.max_concurrent or max(1, (os.cpu_count() or 1) // how.cpus_per_trial)
+    concurrent = how.max_concurrent or max(1, usable_cores() // how.cpus_per_trial)
     say("measuring one trial")
     torch.set_num_threads(how.cpus_per_trial)
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)

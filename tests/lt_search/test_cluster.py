@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from lt_search.cluster import TrialResources, fit
+from lt_search.cluster import TrialResources, cores_given, fit
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,15 @@ from lt_search.cluster import TrialResources, fit
 )
 def test_trials_that_fit(cpus: int, gpus: int, each: TrialResources, trials: int) -> None:
     assert fit({"CPU": cpus, "GPU": gpus}, each) == trials
+
+
+def test_a_process_held_to_fewer_cores_tells_ray_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4, 9}, raising=False)
+    assert cores_given() == 3
+
+
+def test_a_process_with_all_cores_leaves_the_count_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    assert cores_given() is None
