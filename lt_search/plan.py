@@ -16,7 +16,7 @@ from lt_search.errors import UserError
 from lt_search.referee import read_reports
 from lt_search.run_folder import open_run, run_names
 from lt_search.rungs import Rung
-from lt_search.sampler import STAGE1_COST, STAGE2_COST, propose
+from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, propose
 from lt_search.spec import RunSpec
 from lt_search.stage_store import split_features
 from lt_search.values import flatten
@@ -119,13 +119,19 @@ def expected_stage1s(
     for number in range(min(trials, SIMULATED_TRIALS)):
         trial = study.ask()
         drawn = propose(trial, spec.parameters, flatten(spec.config))
-        addresses.add(stage1_address(spec, drawn, compute))
+        address = stage1_address(spec, drawn, compute)
+        if address in addresses:
+            trial.set_user_attr(REUSE_COST, costs.of(2, spec) + TURNAROUND)
+        addresses.add(address)
         for name, stage in ((STAGE1_COST, 1), (STAGE2_COST, 2)):
             trial.set_user_attr(name, costs.of(stage, spec))
         study.tell(trial, derive_seed(spec.seed, "plan", number) / 2**63)
     share = trials / min(trials, SIMULATED_TRIALS)
     return min(trials, round(share * sum(not stored(address) for address in addresses)))
 
+
+TURNAROUND = 0.5
+"""Seconds that handing out a trial and writing its files add to a stage 2, about, on one core (benchmarks/reuse)."""
 
 SIMULATED_TRIALS = 100
 """Proposals that a plan makes; of a longer search, the first ones stand for all."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +23,7 @@ from lt_search.durations import show_duration
 from lt_search.foresight import Evidence, Foresight
 from lt_search.messages import StepReport, TrialJob
 from lt_search.rungs import Decision, Record, Rung, RungMachine
-from lt_search.sampler import STAGE1_COST, STAGE2_COST, propose
+from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, propose
 from lt_search.stage_gate import StageGate
 from lt_search.values import flatten
 
@@ -97,6 +98,8 @@ class Referee:
         self._machine = RungMachine(spec.rung_list, spec.eta, enabled=spec.prune)
         self._logged: dict[int, Rung] = {}
         self._costs: dict[int, dict[str, float]] = {}
+        self._handed_out: dict[int, float] = {}
+        """When the first attempts of trials with a stored stage 1 were handed out by this driver."""
         self._machine.restore(journal_records(journal.trials(), spec.rung_list))
         self._first_decisions = first_decisions(journal.trials(), spec.rung_list)
         """What a stage 1 was told at a rung when it came there first; a later trial that uses it is told the same, so
@@ -183,6 +186,8 @@ class Referee:
         self.journal.set(number, ATTEMPT, attempt)
         self._store.write(f"{trial_folder(number)}/config.yaml", yaml.safe_dump(config, sort_keys=False))
         stored = shared and (REUSED in attributes or self.gate.stored(address))
+        if stored and attempt == 1:
+            self._handed_out[number] = time.monotonic()
         return TrialJob(number, attempt, config, address if shared else "", stored)
 
     def _address(self, drawn: Mapping[str, Any]) -> str:
@@ -360,6 +365,8 @@ class Referee:
         self.journal.set(number, COST, self._cost(number))
         if state == TrialState.COMPLETE:
             self.journal.set(number, STAGE2_COST, self._cost(number).get("stage2", 0.0))
+            if number in self._handed_out and REUSED in self.journal.trial(number).user_attrs:
+                self.journal.set(number, REUSE_COST, time.monotonic() - self._handed_out.pop(number))
         for name, value in attributes.items():
             self.journal.set(number, name, value)
         self.journal.tell(number, state, attributes[FINAL][0] if state == TrialState.COMPLETE else None)

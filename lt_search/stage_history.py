@@ -20,6 +20,11 @@ Index = npt.NDArray[np.int64]
 STAGE1_COST, STAGE2_COST = "stage1_cost", "stage2_cost"
 """User attributes of a trial: what a stage costs when trained to its end, in any unit; only if it was completed."""
 
+REUSE_COST = "reuse_cost"
+"""User attribute of a trial that used another one's stage 1: what it took in all, harness included, in the same unit.
+
+Where stage 2 takes a tenth of a second, handing a trial out and writing its files is most of what it costs."""
+
 PROPOSED = "staged:proposed"
 """System attribute of a trial: all that was drawn for it, as JSON in Optuna's internal representation."""
 
@@ -102,7 +107,7 @@ class History:
     tries_stage2: Bools
     """Whether it says something of its stage 2: it got there, or is still running."""
     costs: Array
-    """(n, 2), NaN where unknown."""
+    """(n, 2), NaN where unknown: of stage 1, and of one more stage 2."""
     x1: Array
     """Places (n, d1) of the stage-1 values."""
     x2: Array
@@ -140,8 +145,9 @@ class History:
             for which in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         )
         values = [sign * (trial.value or 0.0) if trial.state == TrialState.COMPLETE else np.nan for trial in trials]
+        again = REUSE_COST if any(REUSE_COST in trial.user_attrs for trial in trials) else STAGE2_COST
         costs = np.array(
-            [[t.user_attrs.get(STAGE1_COST, np.nan), t.user_attrs.get(STAGE2_COST, np.nan)] for t in trials],
+            [[t.user_attrs.get(STAGE1_COST, np.nan), t.user_attrs.get(again, np.nan)] for t in trials],
             dtype=np.float64,
         ).reshape(len(trials), 2)
         has_stage1 = complete | ~np.isnan(costs[:, 0])

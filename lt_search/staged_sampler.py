@@ -35,7 +35,7 @@ class StagedSampler(BaseSampler):
     Args:
         stage1: names of the stage-1 parameters; every other one belongs to stage 2.
         cost_ratio: a stage 1's cost over a stage 2's; None: predicted per configuration from the user attributes
-            `STAGE1_COST` and `STAGE2_COST` of the trials.
+            `STAGE1_COST` and `STAGE2_COST` of the trials; where they carry `REUSE_COST`, by it instead of the latter.
         seed: the run's seed; None: a random one.
         startup_trials: ended stage 1s, or trials, before TPE begins for a stage; random ones before.
 

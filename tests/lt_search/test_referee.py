@@ -28,7 +28,7 @@ from lt_search.referee import (
     turned_off,
 )
 from lt_search.rungs import Decision, Rung
-from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler
+from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, ReseededSampler
 from lt_search.spec import RunSpec
 from lt_search.stage_gate import StageGate
 from lt_search.stage_store import StageStore
@@ -484,12 +484,26 @@ def test_a_reused_stage_1_costs_nothing_and_is_named(tiny_spec: RunSpec, tmp_pat
     assert attributes["cost"] == {"stage1": 0.125, "stage2": 2.0}
     assert attributes[STAGE1_COST] == driver.trial(0).user_attrs[STAGE1_COST] == 4.0
     assert attributes[STAGE2_COST] == 2.0
+    assert attributes[REUSE_COST] > 0
     assert driver.trial(number).intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5, 4: 0.5, 5: 0.6, 6: 0.7}
     assert driver.log == ["trial 1 starts at stage 2: stage 1 is that of run/0, 4s saved"]
     assert [r.rung for r in read_reports(driver.store, number)] == [Rung(1, s) for s in (1, 2, 3, 4)] + [
         Rung(2, 1),
         Rung(2, 2),
     ]
+
+
+def test_what_a_reused_stage_1_cost_in_all_is_known_of_first_attempts_only(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
+    _train_stage1(driver, driver.job(), tmp_path)
+    number = driver.job().number
+    driver.referee.observe(_reused(number))
+    later = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
+    assert later.job().number == 0
+    assert later.job().number == number
+    later.referee.observe(report(number, 2, 2, 0.7, final=True))
+    assert later.trial(number).state == TrialState.COMPLETE
+    assert REUSE_COST not in later.trial(number).user_attrs
 
 
 def test_a_stage_1_counts_once_at_a_rung_however_often_it_is_used(tiny_spec: RunSpec, tmp_path: Path) -> None:

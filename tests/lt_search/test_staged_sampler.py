@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
+from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
 
 STAGE1 = ("lr", "loss", "margin", "epochs")
 
@@ -288,7 +288,9 @@ def test_a_failed_configuration_is_not_proposed_again() -> None:
     assert failed
 
 
-def _repeats(costs: Callable[[int], float] | None, ratio: float | None) -> tuple[int, list[int]]:
+def _repeats(
+    costs: Callable[[int], float] | None, ratio: float | None, in_all: float | None = None
+) -> tuple[int, list[int]]:
     """How many of 60 trials repeat a stage 1, and the epochs of the others after the first few."""
     study = _study(StagedSampler(["a", "epochs"], cost_ratio=ratio, seed=0))
     seen: dict[tuple[float, int], int] = {}
@@ -296,6 +298,8 @@ def _repeats(costs: Callable[[int], float] | None, ratio: float | None) -> tuple
         trial = study.ask()
         a, b = _plain(trial)
         epochs = trial.suggest_int("epochs", 1, 100, log=True)
+        if in_all is not None and (a, epochs) in seen:
+            trial.set_user_attr(REUSE_COST, in_all)
         seen[a, epochs] = trial.number
         if costs is not None:
             trial.set_user_attr(STAGE1_COST, costs(epochs))
@@ -308,6 +312,10 @@ def test_costs_are_learned_from_the_trials() -> None:
     known = _repeats(None, 30)[0]
     assert _repeats(lambda epochs: 60.0, None)[0] == known
     assert _repeats(lambda epochs: 2.0, None)[0] == _repeats(None, 1)[0] < known
+
+
+def test_what_a_repeated_stage_1_took_in_all_counts_instead_of_its_stage_2() -> None:
+    assert _repeats(lambda epochs: 60.0, None, in_all=60.0)[0] < _repeats(lambda epochs: 60.0, None, in_all=2.0)[0]
 
 
 def test_a_dear_stage1_is_begun_less_often_than_a_cheap_one() -> None:
