@@ -33,10 +33,10 @@ from lt_search.class_groups import class_groups
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
 from lt_search.drive import RunOptions
-from lt_search.evaluation import predict
 from lt_search.export import FOLDER, read_export
 from lt_search.messages import RunInputs
 from lt_search.metrics import evaluate
+from lt_search.prediction import predict
 from lt_search.run import search
 from lt_search.run_folder import SPEC
 from lt_search.spec import SpecOptions, resolve_spec

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from lt_search.class_groups import ClassGroups
 from lt_search.metric_arrays import FloatArray, IntArray
-from lt_search.metrics import METRICS, checked_arrays, counted_classes, mean_over
+from lt_search.metrics import METRICS, checked_arrays, counted_classes, mean_over, score
 from trainers.task import Task
 
 _CHUNK_BYTES = 8 * 2**20
@@ -174,7 +174,7 @@ def interval(
         (NaN, NaN) where `standard_error` would be NaN.
     """
     values = replicates(metric, task, labels, logits, units, n_replicates=n_replicates, seed=seed)
-    found = _percentiles(values, _value(metric, task, labels, logits), units, confidence)
+    found = _percentiles(values, score(metric, task, labels, logits), units, confidence)
     # The shift may move an end beyond what the metric can be.
     low, high = np.clip(found, METRICS[metric].lowest, 1.0)
     return Interval(float(low), float(high))
@@ -233,7 +233,7 @@ def paired_difference(
     """
     a = replicates(metric, task, labels, logits_a, units, n_replicates=n_replicates, seed=seed)
     b = replicates(metric, task, labels, logits_b, units, n_replicates=n_replicates, seed=seed)
-    difference = _value(metric, task, labels, logits_a) - _value(metric, task, labels, logits_b)
+    difference = score(metric, task, labels, logits_a) - score(metric, task, labels, logits_b)
     return PairedDifference(
         difference=difference,
         standard_error=_deviation(a - b, units),
@@ -290,17 +290,6 @@ def _unit_numbers(units: Sequence[str]) -> IntArray:
 def _counted(metric: str, labels: npt.ArrayLike, logits: npt.ArrayLike) -> tuple[int, ...]:
     truth, _ = checked_arrays(labels, logits)
     return counted_classes(metric, truth, truth.shape[1])
-
-
-def _value(metric: str, task: Task, labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
-    """The metric on the images themselves."""
-    truth, scores = checked_arrays(labels, logits)
-    if not np.isfinite(scores).all():
-        return math.nan
-    values = METRICS[metric].prepare(truth, scores, task)(np.ones((1, len(truth))))
-    if METRICS[metric].pooled:
-        return float(values[0])
-    return float(mean_over(values, _counted(metric, labels, logits))[0])
 
 
 def _deviation(values: FloatArray, units: Sequence[str]) -> float:

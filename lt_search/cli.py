@@ -95,10 +95,21 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(report)
 
     evaluate = commands.add_parser("evaluate", help="score an exported model again, on val or on test")
-    evaluate.add_argument("folder", help="a run's best/")
+    evaluate.add_argument("folder", help="a run's best/ or posthoc/")
     evaluate.add_argument("--split", choices=("val", "test"), default="val")
     evaluate.add_argument("--dataset", metavar="NAME|FILE.csv", help="where the data is now, if it has moved")
     evaluate.add_argument("--data-root", metavar="DIR")
+
+    posthoc = commands.add_parser(
+        "posthoc",
+        help="tune what needs no training on a run's validation predictions: views, ensemble, tau, thresholds",
+    )
+    _add_run(posthoc)
+    posthoc.add_argument("--settings", metavar="N", help="settings to try at most (default: 300)")
+    posthoc.add_argument("--models", metavar="N", help="best trials that may join an ensemble (default: 5)")
+    posthoc.add_argument("--views", metavar="N", help="views of an image, 1 to 8 (default: 8)")
+    posthoc.add_argument("--dataset", metavar="NAME|FILE.csv", help="where the data is now, if it has moved")
+    posthoc.add_argument("--data-root", metavar="DIR")
 
     spaces = commands.add_parser("spaces", help="list search spaces, or show one with all its trainer's fields")
     spaces.add_argument("name", nargs="?", metavar="NAME|FILE.yaml")
@@ -305,6 +316,27 @@ def _evaluate(namespace: argparse.Namespace, console: Console) -> int:
     )
 
 
+def _posthoc(namespace: argparse.Namespace, console: Console) -> int:
+    arguments = _Arguments(namespace)
+    settings = arguments.read("settings", _within(int, 1, 1_000_000))
+    models = arguments.read("models", _within(int, 1, 100))
+    views = arguments.read("views", _within(int, 1, 8))
+    arguments.problems.raise_if_any()
+    from lt_search.posthoc.command import tune_run
+    from lt_search.store import FolderStore
+
+    return tune_run(
+        namespace.run,
+        FolderStore(Path(namespace.storage)),
+        console,
+        trials=settings or 300,
+        models=models or 5,
+        views=views or 8,
+        dataset=namespace.dataset,
+        data_root=namespace.data_root,
+    )
+
+
 def _spaces(namespace: argparse.Namespace, console: Console) -> int:
     from lt_search.space_listing import list_spaces, show_space
 
@@ -374,6 +406,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Any], int]] = {
     "export": _export,
     "report": _report,
     "evaluate": _evaluate,
+    "posthoc": _posthoc,
     "spaces": _spaces,
     "data": _data,
     "store": _store,

@@ -27,12 +27,12 @@ from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
 from lt_search.drive import RunOptions
 from lt_search.errors import Problem, Problems, UserError
-from lt_search.evaluation import predict
 from lt_search.exit_codes import ExitCode
 from lt_search.export import FOLDER, read_export
 from lt_search.journal import Journal, sole_driver
 from lt_search.live import show_value
 from lt_search.metrics import evaluate
+from lt_search.prediction import predict
 from lt_search.resources import resolve_resources
 from lt_search.run import check_places, check_same_options, gpu_available, resume_command, search
 from lt_search.run_folder import COMPARISON, JOURNAL, SPEC, claim, claim_numbered, find_folder, open_run

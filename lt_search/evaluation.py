@@ -11,30 +11,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from lt_search.bootstrap import interval
 from lt_search.class_groups import class_groups
-from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.registry import load_dataset
 from lt_search.errors import Problem, UserError
 from lt_search.exit_codes import ExitCode
 from lt_search.export import Export, read_export
 from lt_search.journal import Journal, NoTrialsYetError
-from lt_search.messages import RunInputs
 from lt_search.metrics import Evaluation, evaluate
+from lt_search.posthoc.package import SETTINGS, read_package
+from lt_search.prediction import predict
 from lt_search.reporting import write_report
 from lt_search.run_folder import JOURNAL, LOOKS, SPEC, open_run
-from lt_search.session import LoadedInputs
 from lt_search.store import FolderStore
 
 GPU_TOLERANCE = 0.01
 """Differences in a metric that bfloat16 on another device explains."""
 
 if TYPE_CHECKING:
-    from lt_search.data.table import Dataset, Part
+    from lt_search.data.table import Dataset
 
 
 def evaluate_export(
@@ -46,7 +44,7 @@ def evaluate_export(
     look at `test` is recorded in the run.
 
     Args:
-        folder: a run's `best/`.
+        folder: a run's `best/` or `posthoc/`.
         split: `val` or `test`.
         console: where the person looks.
         dataset: where the data is now, if it has moved.
@@ -56,16 +54,17 @@ def evaluate_export(
         UserError: if the export cannot be read, or the data is not that of the run.
     """
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    export = read_export(folder)
+    package = read_package(folder) if (folder / SETTINGS).is_file() else None
+    export = read_export(folder) if package is None else package.export
     options = export.spec.options
     data = load_dataset(
         dataset or options["dataset"] or export.spec.data.name,
         Path(data_root) if data_root else Path(options["data_root"]) if options["data_root"] else None,
         options["split_seed"],
     )
-    _check_data(export, data)
+    check_data(export, data)
     part = data.val if split == "val" else data.test
-    logits = predict(export, data, part)
+    logits = predict(export, data, part) if package is None else package.predict(data, part)
     evaluation = evaluate(data.task, part.labels, logits.numpy(), class_groups(export.spec.data.train_counts))
     metric = export.spec.metric
     ends = interval(metric, data.task, part.labels, logits.numpy(), part.groups)
@@ -77,33 +76,8 @@ def evaluate_export(
     return ExitCode.DONE if split == "test" else _compare(export, evaluation, say)
 
 
-def predict(export: Export, data: Dataset, part: Part) -> torch.Tensor:
-    """Logits (N, C) of the exported model on one part of its data."""
-    from safetensors import SafetensorError, safe_open
-
-    from trainers.state import unpack
-
-    spec = export.spec
-    torch.set_num_threads(export.threads)  # another number could move the last bits of a sum
-    loaded = LoadedInputs(RunInputs.of(spec, data, {}, export.folder), torch.device(_device(export)))
-    try:
-        with safe_open(str(export.model_file), framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            trainer = loaded.load_trainer(spec.config, unpack(tensors, file.metadata()["state"]))
-    except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise UserError(Problem(str(export.model_file), f"is damaged: {error}", "export the run again")) from error
-    images = open_images(part, spec.data.image_size)
-    if spec.data.pixels.get(part.name) != pixels_checksum(part, spec.data.image_size):
-        raise UserError(Problem("--dataset", f"the images of {part.name} have changed since the search", ""))
-    return trainer.predict_logits(images)
-
-
-def _device(export: Export) -> str:
-    """The kind of device that the search used, where it is there."""
-    return "cuda" if export.device == "cuda" and torch.cuda.is_available() else "cpu"
-
-
-def _check_data(export: Export, data: Dataset) -> None:
+def check_data(export: Export, data: Dataset) -> None:
+    """Raises `UserError` if the data is not the one that the model was tuned on."""
     facts = export.spec.data
     if (data.fingerprint, data.split_hash) != (facts.fingerprint, facts.split_hash):
         raise UserError(

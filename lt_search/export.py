@@ -24,32 +24,40 @@ FOLDER = "best"
 
 
 def export_best(spec: RunSpec, store: FolderStore, summary: RunSummary, folder: str = FOLDER) -> Path:
-    """Writes the best finished trial: `best.yaml`, the model, its metrics and its provenance.
+    """Writes the best finished trial, see `export_trial`.
+
+    Raises:
+        UserError: if no trial has finished, or the best one's weights are gone.
+    """
+    if summary.best is None:
+        raise UserError(Problem("export", "no trial of this run has finished", "go on with the run: --resume"))
+    return export_trial(spec, store, summary, summary.best, folder)
+
+
+def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: TrialSummary, folder: str) -> Path:
+    """Writes a finished trial of the run: `best.yaml`, the model, its metrics and its provenance.
 
     Each file is replaced whole, and `best.yaml`, written last, holds the hash of its model: `read_export` tells if a
     kill in between left the files of two exports together.
 
     Raises:
-        UserError: if no trial has finished, or the best one's weights are gone.
+        UserError: if the trial's weights are gone.
     """
     from safetensors.torch import save_file
 
     from trainers.state import pack
 
-    best = summary.best
-    if best is None:
-        raise UserError(Problem("export", "no trial of this run has finished", "go on with the run: --resume"))
-    checkpoint = load_checkpoint(store, best.number)
+    checkpoint = load_checkpoint(store, trial.number)
     if checkpoint is None or not checkpoint.report.final:
-        raise UserError(Problem("export", f"the weights of trial {best.number} are gone", "train it again"))
+        raise UserError(Problem("export", f"the weights of trial {trial.number} are gone", "train it again"))
     tensors, text = pack(checkpoint.state["model"])
     store.write_with(f"{folder}/{MODEL}", lambda path: save_file(tensors, str(path), metadata={"state": text}))
     final = checkpoint.report
     metrics = {
-        "trial": best.number,
+        "trial": trial.number,
         "split": "val",
-        spec.metric: best.value,
-        "standard_error": best.standard_error,
+        spec.metric: trial.value,
+        "standard_error": trial.standard_error,
         "scalars": final.scalars,
         "device": final.device,
         "threads": final.threads,
@@ -57,27 +65,28 @@ def export_best(spec: RunSpec, store: FolderStore, summary: RunSummary, folder: 
         "per_class": final.per_class,
     }
     store.write(f"{folder}/{METRICS}", json.dumps(metrics, indent=2))
-    provenance = {"run": store.root.name, "trial": best.number, "trials": _counts(summary), **read_provenance(store)}
+    provenance = {"run": store.root.name, "trial": trial.number, "trials": _counts(summary), **read_provenance(store)}
     store.write(f"{folder}/{PROVENANCE}", json.dumps(provenance, indent=2))
-    model_hash = _file_hash(store.path(f"{folder}/{MODEL}"))
+    model_hash = file_hash(store.path(f"{folder}/{MODEL}"))
     content = {
-        "trial": best.number,
+        "trial": trial.number,
         "model_hash": model_hash,
-        "params": dict(best.params),
-        "spec": _exported_spec(spec, best),
+        "params": dict(trial.params),
+        "spec": _exported_spec(spec, trial),
     }
     store.write(f"{folder}/{BEST}", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return store.path(folder)
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _exported_spec(spec: RunSpec, best: TrialSummary) -> dict[str, Any]:
+def _exported_spec(spec: RunSpec, trial: TrialSummary) -> dict[str, Any]:
     """The run's spec with the winner's values in its config and nothing left to search."""
-    resolved = spec.model_copy(update={"config": spec.resolve(best.params), "search": {}})
+    resolved = spec.model_copy(update={"config": spec.resolve(trial.params), "search": {}})
     return resolved.model_dump(mode="json")
 
 
@@ -120,7 +129,7 @@ def read_export(folder: Path) -> Export:
     try:
         content = yaml.safe_load((folder / BEST).read_text(encoding="utf-8"))
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        same = content["model_hash"] == _file_hash(folder / MODEL) and content["trial"] == metrics["trial"]
+        same = content["model_hash"] == file_hash(folder / MODEL) and content["trial"] == metrics["trial"]
         export = Export(
             folder,
             int(content["trial"]),

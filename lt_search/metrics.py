@@ -70,6 +70,8 @@ class Metric:
     """True where the metric counts images whatever their class, so that it has no per-class values."""
     lowest: float = 0.0
     """The smallest value it can have; the largest is 1."""
+    ranking: bool = False
+    """True where only the order of the images within each class counts, so that no threshold changes it."""
     direction: Literal["maximize", "minimize"] = "maximize"
     """In Optuna's words. A search maximises: what is better when smaller is logged, but cannot be searched for."""
 
@@ -194,6 +196,17 @@ def evaluate(task: Task, labels: npt.ArrayLike, logits: npt.ArrayLike, groups: C
     return Evaluation(scalars, per_class)
 
 
+def score(metric: str, task: Task, labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
+    """One metric alone, as `evaluate` has it; arguments as there. NaN where a logit is not finite."""
+    truth, scores = checked_arrays(labels, logits)
+    if not np.isfinite(scores).all():
+        return math.nan
+    values = METRICS[metric].prepare(truth, scores, task)(np.ones((1, len(truth))))
+    if METRICS[metric].pooled:
+        return float(values[0])
+    return float(mean_over(values, counted_classes(metric, truth, truth.shape[1]))[0])
+
+
 def mean_over(values: FloatArray, classes: Sequence[int]) -> FloatArray:
     """The macro average (B,) of per-class values (B, C) over `classes`, without those that are NaN.
 
@@ -243,8 +256,17 @@ METRICS: Mapping[str, Metric] = {
             _BOTH_TASKS,
             Needs.POSITIVES,
             prepare_average_precision,
+            ranking=True,
         ),
-        Metric("macro_auc", "macro area under the ROC curve", "AUC", _BOTH_TASKS, Needs.BOTH, prepare_auc),
+        Metric(
+            "macro_auc",
+            "macro area under the ROC curve",
+            "AUC",
+            _BOTH_TASKS,
+            Needs.BOTH,
+            prepare_auc,
+            ranking=True,
+        ),
         Metric(
             "mACC",
             "mean accuracy at probability 0.5",

@@ -20,7 +20,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from trainers.heads import LinearHead
 from trainers.task import Task as Task  # noqa: PLC0414 - re-exported: the contract names it
+from trainers.tta import View
 
 State = dict[str, Any]
 """Nested dicts and lists whose leaves are tensors, numbers, strings, booleans or None."""
@@ -151,6 +153,9 @@ class TwoStageTrainer(ABC, Generic[ConfigT]):
     code_version: ClassVar[int]
     """Raised whenever a code change moves stage-1 results; part of a stage-1 artefact's address."""
 
+    n_views: ClassVar[int] = 1
+    """How many of the views of `trainers.tta.VIEWS` it can predict on; 1: the image itself alone."""
+
     def __init__(self, config: ConfigT, inputs: TrainerInputs) -> None:
         self.config = config
         self.inputs = inputs
@@ -206,6 +211,18 @@ class TwoStageTrainer(ABC, Generic[ConfigT]):
 
     def keep_features(self, images: Images, features: Tensor) -> None:
         """Takes over what `kept_features` gave on a trainer with this very encoder. Nothing is kept by default."""
+
+    def view_logits(self, images: Images, view: View) -> Tensor:
+        """Logits (N, C), float32 on CPU, of the current head on a view of each image.
+
+        Asked for the first `n_views` of `trainers.tta.VIEWS`; for a trainer that gives no further views, for the image
+        itself alone.
+        """
+        return self.predict_logits(images)
+
+    def linear_head(self) -> LinearHead | None:
+        """The norms and biases of the current head where it is linear; None, by default, where it is not."""
+        return None
 
     @classmethod
     @abstractmethod

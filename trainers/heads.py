@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,11 +35,36 @@ class ClassHead(nn.Module):
         return F.linear(F.normalize(features), F.normalize(self.weight))
 
 
+@dataclass(frozen=True)
+class LinearHead:
+    """What of a linear head z_k = w_k^T x + b_k its logits do not tell."""
+
+    norms: Tensor
+    """|w_k|, float32 (C,)."""
+    biases: Tensor
+    """b_k, float32 (C,)."""
+
+    def tau_normalised(self, logits: Tensor, tau: float) -> Tensor:
+        """What the head's logits (..., C) become by `tau_normalise`: (z_k - b_k) / |w_k|^tau."""
+        return (logits - self.biases) / _safe(self.norms) ** tau
+
+
+@torch.no_grad()
+def linear_head(head: nn.Module) -> LinearHead | None:
+    """The norms and biases of a linear head on CPU; None for a head that is not linear in its features."""
+    if isinstance(head, ClassHead) and not head.cosine:
+        norms, biases = (head.scale * head.weight.norm(dim=1)).abs(), head.scale * head.bias + head.offset
+    elif isinstance(head, nn.Linear):
+        norms, biases = head.weight.norm(dim=1), head.bias
+    else:
+        return None
+    return LinearHead(norms.detach().float().cpu(), biases.detach().float().cpu())
+
+
 @torch.no_grad()
 def tau_normalise(head: ClassHead, tau: float) -> None:
     """w_k <- w_k / |w_k|^tau, b = 0 (Kang et al., arXiv 1910.09217): 0 keeps the weights, 1 makes unit vectors."""
-    norms = head.weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    head.weight.div_(norms**tau)
+    head.weight.div_(_safe(head.weight.norm(dim=1, keepdim=True)) ** tau)
     head.bias.zero_()
 
 
@@ -48,3 +75,7 @@ def to_nearest_mean(head: ClassHead, means: Tensor) -> None:
     head.weight.copy_(means)
     head.scale.fill_(1.0)
     head.offset.zero_()
+
+
+def _safe(norms: Tensor) -> Tensor:
+    return norms.clamp(min=torch.finfo(torch.float32).tiny)

@@ -15,12 +15,13 @@ from trainers.augment import evaluation_images
 from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer, Weights
 from trainers.feature_cache import FeatureCache
 from trainers.gaussians import MAX_FULL_DIM, CovType, Gaussians, GroupSums
+from trainers.heads import LinearHead, linear_head
 from trainers.image_config import NONE, ImageTrainerConfig
 from trainers.probes import lda, lda_per_label
 from trainers.sampling import class_balanced_order
 from trainers.seeding import generator, seeded
 from trainers.state import clone
-from trainers.tta import View, view_images
+from trainers.tta import VIEWS, View, view_images
 from trainers.virtual import BLOCK, balanced_virtual_batches
 
 EVAL_BATCH = 128
@@ -57,6 +58,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
     model: Network
     class_aware: ClassVar[bool] = False
     """Whether features are (N, C, D), one vector per image and label, instead of (N, D)."""
+    n_views: ClassVar[int] = len(VIEWS)
 
     def __init__(self, config: ImageConfigT, inputs: TrainerInputs) -> None:
         """Builds the network; raises `ValueError` for another task, missing resources or weights that do not fit."""
@@ -118,6 +120,10 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
                     for _, raw in batches.load(images, in_order, self.device)
                 ]
             )
+
+    def linear_head(self) -> LinearHead | None:
+        """The norms and biases of the current head where it is linear, as of methods with one vector an image."""
+        return linear_head(self.model.head)
 
     def probe_logits(self, images: Images) -> Tensor:
         """Logits (N, C), float32 on CPU, of a linear discriminant on the class Gaussians (`trainers.probes`)."""

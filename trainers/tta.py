@@ -83,3 +83,13 @@ def merge_views(logits: Tensor, how: Merge) -> Tensor:
         log_p = F.logsigmoid(z).logsumexp(0) - math.log(len(z))
         log_rest = F.logsigmoid(-z).logsumexp(0) - math.log(len(z))
     return (log_p - log_rest).float()
+
+
+def merge_class_views(logits: Tensor, how: Merge) -> Tensor:
+    """As `merge_views` for one label an image, with p = softmax(logits): logits (T, N, C) to log p (N, C), float32.
+
+    The geometric mean and the mean of logits are the same once they are normalised.
+    """
+    log_p = F.log_softmax(logits.double(), -1)
+    merged = log_p.logsumexp(0) if how == "arithmetic" else log_p.mean(0)
+    return F.log_softmax(merged, -1).float()

@@ -17,6 +17,7 @@ from torch import Tensor
 from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer
 from trainers.registry import BUILT_IN, find_trainer
 from trainers.state import pack, unpack
+from trainers.tta import VIEWS
 
 N, C, SIDE = 41, 4, 16
 
@@ -364,6 +365,26 @@ def test_predictions_have_a_row_per_image_and_a_column_per_class(case: tuple[str
     assert features.shape[0] == 7
     assert features.dim() in (2, 3)
     assert features.dtype == torch.float32
+
+
+def test_the_first_view_is_the_image_itself_and_the_second_is_not(case: tuple[str, Task]) -> None:
+    trainer, images = build(case), pictures(9, seed=3)
+    train(trainer, 1, range(1))
+    assert trainer.n_views == len(VIEWS)
+    first, second = (trainer.view_logits(images, view) for view in VIEWS[:2])
+    torch.testing.assert_close(first, trainer.predict_logits(images))
+    assert second.shape == first.shape
+    assert not torch.allclose(first, second)
+
+
+def test_a_head_of_one_vector_an_image_tells_its_norms(case: tuple[str, Task]) -> None:
+    trainer = build(case)
+    head = trainer.linear_head()
+    if trainer.class_aware or getattr(trainer.model.head, "cosine", False):
+        assert head is None
+    else:
+        assert head is not None
+        torch.testing.assert_close(head.norms, trainer.model.head.weight.detach().norm(dim=1))
 
 
 def test_colour_and_grey_images_are_both_taken(case: tuple[str, Task]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.heads import ClassHead, tau_normalise, to_nearest_mean
+from trainers.heads import ClassHead, linear_head, tau_normalise, to_nearest_mean
 
 
 @pytest.fixture
@@ -55,3 +55,27 @@ def test_nearest_mean_gives_a_mean_its_own_class(head: ClassHead) -> None:
     to_nearest_mean(head, means)
     assert head(means * 4).argmax(1).tolist() == [0, 1, 2]
     torch.testing.assert_close(head(means).diagonal(), torch.ones(3))
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
+def test_logits_are_tau_normalised_as_the_head_would_be(head: ClassHead, tau: float) -> None:
+    x = vectors()
+    found = linear_head(head)
+    assert found is not None
+    after = found.tau_normalised(head(x).detach(), tau)
+    tau_normalise(head, tau)
+    torch.testing.assert_close(after, head(x).detach())
+
+
+def test_a_plain_linear_layer_is_a_linear_head() -> None:
+    layer, x = torch.nn.Linear(5, 3), vectors()
+    found = linear_head(layer)
+    assert found is not None
+    expected = (x @ layer.weight.T) / layer.weight.norm(dim=1) ** 0.5
+    torch.testing.assert_close(found.tau_normalised(layer(x), 0.5).detach(), expected.detach())
+
+
+def test_a_cosine_head_is_not_linear(head: ClassHead) -> None:
+    head.cosine = True
+    assert linear_head(head) is None
+    assert linear_head(torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.ReLU())) is None

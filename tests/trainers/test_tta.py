@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, softmax
 from scipy.stats import gmean
 
 from trainers.augment import IMAGENET_MEAN, IMAGENET_STD, centre_crop, evaluation_images
-from trainers.tta import VIEWS, Merge, View, merge_views, view_images
+from trainers.tta import VIEWS, Merge, View, merge_class_views, merge_views, view_images
 
 SIDE = 20
 
@@ -138,3 +138,16 @@ def test_order_of_views_does_not_matter_and_nan_shows() -> None:
     for how in ("geometric", "arithmetic", "logit_mean"):
         torch.testing.assert_close(merge_views(LOGITS.flip(0), how), merge_views(LOGITS, how))  # type: ignore[arg-type]
         assert merge_views(torch.full((2, 1, 1), torch.nan), how).isnan().all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["geometric", "arithmetic", "logit_mean"])
+def test_views_of_one_label_an_image_merge_their_softmax_probabilities(how: Merge) -> None:
+    logits = np.random.default_rng(0).normal(scale=3, size=(4, 6, 5))
+    p = softmax(logits, axis=-1)
+    merged = {
+        "geometric": gmean(p, axis=0),
+        "arithmetic": p.mean(0),
+        "logit_mean": softmax(logits.mean(0), axis=-1),
+    }[how]
+    expected = merged / merged.sum(-1, keepdims=True)
+    np.testing.assert_allclose(merge_class_views(torch.from_numpy(logits), how).exp(), expected, rtol=1e-5)

@@ -1,0 +1,173 @@
+"""`lt-search posthoc`: from a finished search to tuned settings in the run's `posthoc/`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lt_search.checkpoints import checkpoint_files
+from lt_search.class_groups import class_groups
+from lt_search.data.registry import load_dataset
+from lt_search.data.workers import progress_bar
+from lt_search.errors import Problem, UserError
+from lt_search.evaluation import check_data
+from lt_search.exit_codes import ExitCode
+from lt_search.export import MODEL, Export, export_trial, file_hash, read_export
+from lt_search.journal import Journal
+from lt_search.metrics import evaluate
+from lt_search.posthoc.package import FOLDER, SETTINGS, model_folder, predict_views, write_package
+from lt_search.posthoc.pipeline import Predictions
+from lt_search.posthoc.search import Evidence, Found, tune
+from lt_search.posthoc.settings import Settings
+from lt_search.run_folder import JOURNAL, open_run
+from lt_search.store import FolderStore
+from lt_search.summary import summarise
+from trainers.heads import LinearHead
+from trainers.softmax_losses import log_prior
+
+if TYPE_CHECKING:
+    from lt_search.data.table import Dataset
+
+
+def tune_run(
+    name: str,
+    storage: FolderStore,
+    console: Console,
+    *,
+    trials: int,
+    models: int,
+    views: int,
+    dataset: str | None = None,
+    data_root: str | None = None,
+) -> ExitCode:
+    """Tunes what needs no training on a run's validation predictions, and keeps it where its gain is real.
+
+    Args:
+        name: of the run, or its path.
+        storage: where runs are.
+        console: where the person looks.
+        trials: settings that are tried at most.
+        models: best finished trials that may join an ensemble.
+        views: views of an image that are predicted on.
+        dataset: where the data is now, if it has moved.
+        data_root: where its images are now.
+
+    Raises:
+        UserError: if there is no such run, it has no finished trial with weights, its data has changed, or the
+            validation split has fewer than two patients.
+    """
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    run, spec = open_run(storage, name, "RUN")
+    summary = summarise(spec, Journal.reader(run.path(JOURNAL)))
+    there = [trial for trial in summary.leaderboard if checkpoint_files(run, trial.number)][:models]
+    if not there:
+        raise UserError(Problem(name, "has no finished trial whose weights are kept", "go on with the run: --resume"))
+    folder = FolderStore(run.path(FOLDER))
+    folder.remove(SETTINGS)
+    exports = []
+    for trial in there:
+        export_trial(spec, run, summary, trial, f"{FOLDER}/{model_folder(trial.number)}")
+        exports.append(read_export(folder.path(model_folder(trial.number))))
+
+    options = spec.options
+    root = data_root or options["data_root"]
+    data = load_dataset(
+        dataset or options["dataset"] or spec.data.name, Path(root) if root else None, options["split_seed"]
+    )
+    check_data(exports[0], data)
+    predicted = []
+    for export in exports:
+        say(f"trial {export.trial}: validation predictions")
+        predicted.append(_stored(folder, export, data, views))
+    evidence = Evidence(
+        data.task,
+        spec.metric,
+        data.val.labels,
+        data.val.groups,
+        log_prior(torch.tensor(spec.data.train_counts)),
+        predicted,
+    )
+    started = time.monotonic()
+    with progress_bar(shown=True) as progress:
+        bar = progress.add_task("settings", total=trials)
+        try:
+            found = tune(evidence, trials, spec.seed, lambda tried: progress.update(bar, completed=tried))
+        except ValueError as error:
+            raise UserError(Problem(name, str(error), "tune on data with more validation patients")) from error
+    rate = found.tried / max(1e-9, time.monotonic() - started) * 60
+    say(f"{found.tried} settings tried, {rate:.0f} a minute")
+    _report(spec.metric, found, say)
+    if not found.adopted:
+        folder.remove("models")
+        say(f"nothing is adopted: {run.path('best')} stays the model to use")
+        return ExitCode.DONE
+    groups = class_groups(spec.data.train_counts)
+    evaluation = evaluate(data.task, data.val.labels, found.logits.numpy(), groups)
+    write_package(
+        folder,
+        [export.trial for export in exports],
+        found.settings,
+        found.learned,
+        evaluation.scalars,
+        metric=spec.metric,
+        tried=found.tried,
+        own=found.own,
+        cross_fitted=found.crossed,
+        gain={"difference": found.gain.difference, "interval": list(found.gain.interval)},
+        macro_f1={"own": found.macro_f1[0], "cross_fitted": found.macro_f1[1]},
+    )
+    for export, used in zip(exports, found.learned.members.any(1).tolist(), strict=True):
+        if not used:
+            folder.remove(model_folder(export.trial))
+    say(f"kept in {folder.root}; score it: lt-search evaluate {folder.root}")
+    return ExitCode.DONE
+
+
+def _report(metric: str, found: Found, say: partial[None]) -> None:
+    low, high = found.gain.interval
+    say(f"validation {metric} of the best trial as it is: {found.own:.4f}")
+    say(
+        f"of the settings found, on patients they were not chosen on: {found.crossed:.4f} "
+        f"(difference {found.gain.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f})"
+    )
+    say(f"macro F1: {found.macro_f1[0]:.4f} as it is, {found.macro_f1[1]:.4f} with the settings")
+    plain = Settings()
+    changed = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in vars(found.settings).items()
+        if value != getattr(plain, name)
+    ]
+    say(f"best settings: {', '.join(changed) or 'none: the plain view of the best trial'}")
+
+
+def _stored(folder: FolderStore, export: Export, data: Dataset, views: int) -> Predictions:
+    """The model's validation predictions, computed once and kept beside it."""
+    model = file_hash(export.folder / MODEL)
+    name = f"predictions/{export.trial:04d}-{model[:16]}-{views}.safetensors"
+    kept = _read(folder.path(name)) if folder.exists(name) else None
+    if kept is not None:
+        return kept
+    fresh = predict_views(export, data, data.val, views)
+    tensors = {"own": fresh.own, "views": fresh.views}
+    if fresh.head is not None:
+        tensors |= {"norms": fresh.head.norms, "biases": fresh.head.biases}
+    folder.write_with(name, lambda path: save_file(tensors, str(path)))
+    return fresh
+
+
+def _read(path: Path) -> Predictions | None:
+    """Kept predictions; None where the file is damaged, and they are computed again."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        head = LinearHead(tensors["norms"], tensors["biases"]) if "norms" in tensors else None
+        return Predictions(tensors["own"], tensors["views"], head)
+    except (SafetensorError, KeyError, OSError):
+        return None

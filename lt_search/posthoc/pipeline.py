@@ -1,0 +1,112 @@
+"""From stored predictions of several models to the final logits, by settings and what those learned from labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lt_search.ranking_metrics import prepare_average_precision
+from trainers.ensemble import choose_members, combine
+from trainers.heads import LinearHead
+from trainers.task import Task
+from trainers.thresholds import f1_thresholds
+from trainers.tta import merge_class_views, merge_views
+
+if TYPE_CHECKING:
+    from lt_search.posthoc.settings import Settings
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model says of the images of a split."""
+
+    own: Tensor
+    """(N, C) float32 logits as the model itself predicts."""
+    views: Tensor
+    """(V, N, C) float32 logits of the first V views of `trainers.tta.VIEWS`."""
+    head: LinearHead | None
+    """Of a linear head."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What settings took from labels."""
+
+    members: Tensor
+    """bool (M, C): which models speak for which class."""
+    thresholds: Tensor
+    """float64 (C,): logits above which a label is predicted."""
+
+
+def model_logits(predictions: Predictions, settings: Settings, task: Task, log_prior: Tensor) -> Tensor:
+    """One model's logits (N, C), float64: tau and prior on every view, then the views merged.
+
+    Args:
+        predictions: of the model.
+        settings: of which ensemble and thresholds are not used here.
+        task: the task; tau and prior are for one label an image.
+        log_prior: (C,) logarithms of the classes' shares of the training images.
+    """
+    views = predictions.views[: settings.views]
+    if task == Task.MULTI_CLASS:
+        if settings.head_tau > 0 and predictions.head is not None:
+            views = predictions.head.tau_normalised(views, settings.head_tau)
+        views = views - settings.prior_tau * log_prior
+    if len(views) == 1:
+        return views[0].double()
+    merge = merge_views if task == Task.MULTI_LABEL else merge_class_views
+    return merge(views, settings.merge).double()
+
+
+def learn(settings: Settings, logits: Tensor, labels: Tensor, task: Task) -> Learned:
+    """What the settings take from labels: members for each class, thresholds.
+
+    Args:
+        settings: of which ensemble, members and thresholds are used.
+        logits: (M, N, C) of the models, best first.
+        labels: (N, C) of 0 / 1, or (N,).
+        task: the task.
+    """
+    n_models, _, n_classes = logits.shape
+    if settings.ensemble == "class_wise":
+        members = choose_members(_average_precisions(logits, labels, task), labels.sum(0), settings.members)
+    else:
+        count = settings.members if settings.ensemble == "mean" else 1
+        members = (torch.arange(n_models) < count)[:, None].expand(n_models, n_classes)
+    learned = Learned(members, torch.zeros(n_classes, dtype=torch.float64))
+    if not settings.thresholds:
+        return learned
+    return Learned(members, f1_thresholds(combined(logits, learned, task), labels))
+
+
+def combined(logits: Tensor, learned: Learned, task: Task) -> Tensor:
+    """The final logits (N, C), float64, of the models' logits (M, N, C), thresholds subtracted.
+
+    The logit of the members' mean probability; for one label an image its logarithm.
+    """
+    used = learned.members.any(1)
+    if int(used.sum()) == 1:
+        merged = logits[used][0]
+    elif task == Task.MULTI_LABEL:
+        tiny, eps = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).eps
+        merged = combine(logits.sigmoid(), learned.members).clamp(tiny, 1 - eps).logit()
+    else:
+        merged = combine(logits.softmax(-1), learned.members).clamp(min=torch.finfo(torch.float64).tiny).log()
+    return merged - learned.thresholds
+
+
+def stack(models: Sequence[Predictions], settings: Settings, task: Task, log_prior: Tensor) -> Tensor:
+    """`model_logits` of all models, (M, N, C)."""
+    return torch.stack([model_logits(model, settings, task, log_prior) for model in models])
+
+
+def _average_precisions(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """(M, C), NaN for a class without positives."""
+    truth = labels.bool().numpy()
+    ones = torch.ones(1, len(truth), dtype=torch.float64).numpy()
+    found = [torch.from_numpy(prepare_average_precision(truth, model.numpy(), task)(ones)[0]) for model in logits]
+    return torch.stack(found)

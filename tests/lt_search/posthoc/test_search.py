@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, recall_score
+
+from lt_search.posthoc.pipeline import Predictions
+from lt_search.posthoc.search import Evidence, choices_of, cross_fitted, folds, tune
+from lt_search.posthoc.settings import Settings
+from trainers.task import Task
+
+N, C = 300, 4
+
+
+def several_labels(models: int = 3, signal: float = 1.0, seed: int = 0) -> Evidence:
+    """Models that see the labels through noise of their own; with no signal they say nothing at all."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((N, C)) < (0.6, 0.5, 0.4, 0.3)).astype(np.uint8)
+    given = []
+    for _ in range(models):
+        shared = signal * labels + rng.normal(size=(N, C))
+        views = torch.from_numpy(shared + rng.normal(scale=0.5, size=(8, N, C)) - 2.0).float()
+        given.append(Predictions(views[0], views, None))
+    units = [f"p{i // 2}" for i in range(N)]
+    return Evidence(Task.MULTI_LABEL, "mAP", labels, units, torch.zeros(C), given)
+
+
+def one_label(seed: int = 0) -> Evidence:
+    """A model that knows the classes and is biased to the frequent ones by the log of their training share."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, C, N)
+    prior = torch.tensor([0.85, 0.1, 0.04, 0.01]).log()
+    logits = 2.0 * np.eye(C)[labels] + rng.normal(size=(N, C)) + prior.numpy()
+    own = torch.from_numpy(logits).float()
+    return Evidence(
+        Task.MULTI_CLASS, "BACC", labels, [str(i) for i in range(N)], prior, [Predictions(own, own[None], None)]
+    )
+
+
+def test_parts_hold_whole_patients_and_every_image_once() -> None:
+    units = several_labels().units
+    parts = folds(units, 0)
+    assert sorted(np.concatenate(parts)) == list(range(N))
+    held = [{units[row] for row in part} for part in parts]
+    assert sum(map(len, held)) == len(set(units)) == len(set.union(*held))
+
+
+def test_a_split_of_one_patient_is_refused() -> None:
+    evidence = several_labels()
+    with pytest.raises(ValueError, match="fewer than two patients"):
+        tune(replace(evidence, units=["p"] * N), 5, 0)
+
+
+def test_members_and_thresholds_come_from_other_patients() -> None:
+    """Labels of the held-out part, turned around, change nothing of what that part is given."""
+    evidence = several_labels()
+    logits = torch.stack([model.own.double() for model in evidence.models])
+    labels = torch.from_numpy(evidence.labels).long()
+    parts = folds(evidence.units, 0)
+    settings = Settings(ensemble="class_wise", members=1, thresholds=True)
+    before = cross_fitted(settings, logits, labels, parts, Task.MULTI_LABEL)
+    turned = labels.clone()
+    turned[parts[0]] = 1 - turned[parts[0]]
+    after = cross_fitted(settings, logits, turned, parts, Task.MULTI_LABEL)
+    assert torch.equal(before[parts[0]], after[parts[0]])
+    assert not torch.equal(before[parts[1]], after[parts[1]])
+
+
+def test_merging_views_and_models_of_independent_noise_is_found_and_adopted() -> None:
+    evidence = several_labels()
+    found = tune(evidence, 1000, 0)
+    assert found.settings.views > 1
+    assert found.settings.ensemble != "none"
+    assert found.adopted
+    assert found.gain.interval.low > 0
+    own = average_precision_score(evidence.labels, evidence.models[0].own.numpy())
+    assert found.own == pytest.approx(own)
+    assert average_precision_score(evidence.labels, found.logits.numpy()) > own
+
+
+def test_all_settings_of_several_labels_are_tried_once() -> None:
+    # 3 numbers of views with 3 merges and the plain one, times none, 2 means and 3 class-wise sizes
+    assert tune(several_labels(), 1000, 0).tried == (3 * 3 + 1) * (1 + 2 + 3)
+
+
+def test_luck_is_not_taken_for_a_gain() -> None:
+    """Models that say nothing: one of 60 settings always looks good, and is not on other patients."""
+    found = [tune(several_labels(signal=0.0, seed=seed), 1000, seed) for seed in range(100, 108)]
+    assert abs(np.mean([each.gain.difference for each in found])) < 0.01
+    rejected = [each for each in found if each.gain.difference <= each.gain.standard_error]
+    assert len(rejected) > len(found) / 2
+    assert {replace(each.settings, thresholds=False) for each in rejected} == {Settings()}
+
+
+def test_thresholds_are_taken_where_they_help_decisions_and_the_objective_is_a_ranking() -> None:
+    found = tune(several_labels(models=1), 50, 0)
+    assert found.settings.thresholds  # logits are 2 too low, so that nearly nothing is predicted
+    assert found.macro_f1[1] > found.macro_f1[0]
+    assert tune(replace(several_labels(models=1), metric="macro_f1"), 50, 0).settings.thresholds
+
+
+def test_the_prior_of_a_biased_model_is_taken_out() -> None:
+    evidence = one_label()
+    found = tune(evidence, 60, 0)
+    assert found.settings.prior_tau == pytest.approx(1.0, abs=0.5)
+    own = evidence.models[0].own.argmax(1)
+    assert found.own == pytest.approx(recall_score(evidence.labels, own, average="macro"))
+    assert recall_score(evidence.labels, found.logits.argmax(1), average="macro") > found.own + 0.1
+
+
+def test_the_same_seed_finds_the_same() -> None:
+    one, two = (tune(one_label(), 40, 3) for _ in range(2))
+    assert one.settings == two.settings
+    assert one.crossed == two.crossed
+
+
+def test_tau_is_offered_where_all_heads_are_linear() -> None:
+    assert not choices_of(one_label()).linear
