@@ -22,10 +22,10 @@ from lt_search.exit_codes import ExitCode
 from lt_search.export import Export, read_export
 from lt_search.journal import Journal, NoTrialsYetError
 from lt_search.metrics import Evaluation, evaluate
-from lt_search.posthoc.package import SETTINGS, read_package
+from lt_search.posthoc.package import read_package
 from lt_search.prediction import predict
 from lt_search.reporting import write_report
-from lt_search.run_folder import JOURNAL, LOOKS, SPEC, open_run
+from lt_search.run_folder import JOURNAL, LOOKS, SETTINGS, SPEC, open_run
 from lt_search.store import FolderStore
 
 GPU_TOLERANCE = 0.01

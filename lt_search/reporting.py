@@ -6,6 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+import yaml
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -24,7 +25,7 @@ from lt_search.report import (
     Winner,
     render,
 )
-from lt_search.run_folder import LOOKS, read_provenance
+from lt_search.run_folder import LOOKS, POSTHOC, SETTINGS, read_provenance
 from lt_search.rungs import Decision
 from lt_search.summary import RunSummary, TrialSummary, summarise
 
@@ -72,6 +73,7 @@ def _facts(spec: RunSpec, store: FolderStore, summary: RunSummary) -> dict[str, 
         "Data": f"{spec.data.name}: {len(spec.data.classes)} classes, {images} images at {spec.data.image_size} px",
         "Split": f"{spec.data.split_origin} (hash {spec.data.split_hash})",
         "Test split": _looks(store),
+        **_posthoc(store),
         "Stages": f"{s1} steps of stage 1, {s2} of stage 2",
         "Pruning": f"eta {spec.eta}, stage-wise rungs" if spec.prune else "off",
         "Stage 1": _stage1(spec, summary),
@@ -88,6 +90,15 @@ def _stage1(spec: RunSpec, summary: RunSummary) -> str:
     if not spec.reuse:
         return "trained anew in every trial"
     return f"trained to the end {summary.stage1_trained} times, used again by {summary.reused} trials"
+
+
+def _posthoc(store: FolderStore) -> dict[str, str]:
+    """What was tuned after training, where something was."""
+    name = f"{POSTHOC}/{SETTINGS}"
+    if not store.exists(name):
+        return {}
+    content = yaml.safe_load(store.read(name))
+    return {"After training": f"{content['summary']} (see {POSTHOC}/)"} if "summary" in content else {}
 
 
 def _looks(store: FolderStore) -> str:

@@ -22,11 +22,11 @@ from lt_search.exit_codes import ExitCode
 from lt_search.export import MODEL, Export, export_trial, file_hash, read_export
 from lt_search.journal import Journal
 from lt_search.metrics import evaluate
-from lt_search.posthoc.package import FOLDER, SETTINGS, model_folder, predict_views, write_package
+from lt_search.posthoc.package import model_folder, predict_views, write_package
 from lt_search.posthoc.pipeline import Predictions
 from lt_search.posthoc.search import Evidence, Found, tune
-from lt_search.posthoc.settings import Settings
-from lt_search.run_folder import JOURNAL, open_run
+from lt_search.reporting import write_report
+from lt_search.run_folder import JOURNAL, POSTHOC, SETTINGS, open_run
 from lt_search.store import FolderStore
 from lt_search.summary import summarise
 from trainers.heads import LinearHead
@@ -69,11 +69,11 @@ def tune_run(
     there = [trial for trial in summary.leaderboard if checkpoint_files(run, trial.number)][:models]
     if not there:
         raise UserError(Problem(name, "has no finished trial whose weights are kept", "go on with the run: --resume"))
-    folder = FolderStore(run.path(FOLDER))
+    folder = FolderStore(run.path(POSTHOC))
     folder.remove(SETTINGS)
     exports = []
     for trial in there:
-        export_trial(spec, run, summary, trial, f"{FOLDER}/{model_folder(trial.number)}")
+        export_trial(spec, run, summary, trial, f"{POSTHOC}/{model_folder(trial.number)}")
         exports.append(read_export(folder.path(model_folder(trial.number))))
 
     options = spec.options
@@ -116,7 +116,7 @@ def tune_run(
         found.settings,
         found.learned,
         evaluation.scalars,
-        metric=spec.metric,
+        summary=_summary(spec.metric, found),
         tried=found.tried,
         own=found.own,
         cross_fitted=found.crossed,
@@ -126,8 +126,15 @@ def tune_run(
     for export, used in zip(exports, found.learned.members.any(1).tolist(), strict=True):
         if not used:
             folder.remove(model_folder(export.trial))
+    write_report(spec, Journal.reader(run.path(JOURNAL)), run)
     say(f"kept in {folder.root}; score it: lt-search evaluate {folder.root}")
     return ExitCode.DONE
+
+
+def _summary(metric: str, found: Found) -> str:
+    gain, f1 = found.gain, found.macro_f1
+    scores = f"{metric} {gain.difference:+.4f} +- {gain.standard_error:.4f}, " if gain.difference > 0 else ""
+    return f"{found.settings}: {scores}macro F1 {f1[0]:.4f} to {f1[1]:.4f}, on patients they were not chosen on"
 
 
 def _report(metric: str, found: Found, say: partial[None]) -> None:
@@ -138,13 +145,7 @@ def _report(metric: str, found: Found, say: partial[None]) -> None:
         f"(difference {found.gain.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f})"
     )
     say(f"macro F1: {found.macro_f1[0]:.4f} as it is, {found.macro_f1[1]:.4f} with the settings")
-    plain = Settings()
-    changed = [
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in vars(found.settings).items()
-        if value != getattr(plain, name)
-    ]
-    say(f"best settings: {', '.join(changed) or 'none: the plain view of the best trial'}")
+    say(f"best settings: {found.settings}")
 
 
 def _stored(folder: FolderStore, export: Export, data: Dataset, views: int) -> Predictions:

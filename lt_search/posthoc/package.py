@@ -16,14 +16,13 @@ from lt_search.export import MODEL, Export, file_hash, read_export
 from lt_search.posthoc.pipeline import Learned, Predictions, combined, stack
 from lt_search.posthoc.settings import Settings
 from lt_search.prediction import load_model, split_images
+from lt_search.run_folder import SETTINGS
 from trainers.softmax_losses import log_prior
 from trainers.tta import VIEWS
 
 if TYPE_CHECKING:
     from lt_search.data.table import Dataset, Part
     from lt_search.store import FolderStore
-
-FOLDER, SETTINGS = "posthoc", "posthoc.yaml"
 
 
 def model_folder(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, BruteForceSampler, TPESampler
@@ -42,6 +42,16 @@ class Settings:
     thresholds: bool = False
     """Whether labels are predicted above the threshold of their best F1, instead of above probability 0.5."""
 
+    def __str__(self) -> str:
+        """What differs from the plain settings."""
+        plain = Settings()
+        changed = [
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in vars(self).items()
+            if value != getattr(plain, name)
+        ]
+        return ", ".join(changed) or "the best trial's own predictions"
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -68,16 +78,17 @@ def propose(trial: optuna.Trial, choices: Choices) -> Settings:
     views = trial.suggest_categorical("views", [n for n in VIEWS if n <= choices.views])
     # The geometric mean and the mean of logits are one and the same for one label an image.
     merges = ["geometric", "arithmetic", "logit_mean"] if choices.finite else ["geometric", "arithmetic"]
-    merge = trial.suggest_categorical("merge", merges) if views > 1 else "geometric"
+    merge = cast("Merge", trial.suggest_categorical("merge", merges) if views > 1 else "geometric")
     head_tau = prior_tau = 0.0
     if choices.task == Task.MULTI_CLASS:
         if choices.linear and trial.suggest_categorical("normalise", [False, True]):
             head_tau = trial.suggest_float("head_tau", 0.0, 2.0)
         prior_tau = trial.suggest_float("prior_tau", 0.0, 3.0)
-    ensemble, members = "none", 1
+    ensemble: Ensemble = "none"
+    members = 1
     if choices.models > 1:
         kinds = ["none", "mean", "class_wise"] if choices.finite else ["none", "mean"]
-        ensemble = trial.suggest_categorical("ensemble", kinds)
+        ensemble = cast("Ensemble", trial.suggest_categorical("ensemble", kinds))
         if ensemble != "none":
             lowest = 2 if ensemble == "mean" else 1
             members = trial.suggest_int(f"{ensemble}_members", lowest, choices.models)

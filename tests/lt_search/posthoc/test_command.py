@@ -23,9 +23,9 @@ from lt_search.messages import RunInputs, StepReport, TrialJob
 from lt_search.metrics import score
 from lt_search.posthoc import pipeline
 from lt_search.posthoc.command import tune_run
-from lt_search.posthoc.package import SETTINGS, read_package
+from lt_search.posthoc.package import read_package
 from lt_search.referee import ADDRESS, FINAL
-from lt_search.run_folder import JOURNAL, new_run
+from lt_search.run_folder import JOURNAL, SETTINGS, new_run
 from lt_search.sampler import ReseededSampler, propose
 from lt_search.session import LoadedInputs
 from lt_search.spec import RunSpec
@@ -92,6 +92,7 @@ def test_what_is_adopted_is_evaluated_to_the_very_same_numbers(run: FolderStore)
     assert code is ExitCode.DONE
     assert "exactly the numbers" in shown
     content = yaml.safe_load(run.read("posthoc/posthoc.yaml"))
+    assert content["summary"] in run.read("report.html").decode()
     package = read_package(run.path("posthoc"))
     data = load_dataset(package.export.spec.options["dataset"])
     logits = package.predict(data, data.val)
