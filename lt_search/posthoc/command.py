@@ -22,7 +22,7 @@ from lt_search.exit_codes import ExitCode
 from lt_search.export import MODEL, Export, export_trial, file_hash, read_export
 from lt_search.journal import Journal
 from lt_search.metrics import evaluate
-from lt_search.posthoc.package import model_folder, predict_views, write_package
+from lt_search.posthoc.package import MODELS, model_folder, predict_views, write_package
 from lt_search.posthoc.pipeline import Predictions
 from lt_search.posthoc.search import Evidence, Found, tune
 from lt_search.reporting import write_report
@@ -70,7 +70,6 @@ def tune_run(
     if not there:
         raise UserError(Problem(name, "has no finished trial whose weights are kept", "go on with the run: --resume"))
     folder = FolderStore(run.path(POSTHOC))
-    folder.remove(SETTINGS)
     exports = []
     for trial in there:
         export_trial(spec, run, summary, trial, f"{POSTHOC}/{model_folder(trial.number)}")
@@ -105,7 +104,8 @@ def tune_run(
     say(f"{found.tried} settings tried, {rate:.0f} a minute")
     _report(spec.metric, found, say)
     if not found.adopted:
-        folder.remove("models")
+        folder.remove(SETTINGS)
+        folder.remove(MODELS)
         say(f"nothing is adopted: {run.path('best')} stays the model to use")
         return ExitCode.DONE
     groups = class_groups(spec.data.train_counts)
@@ -123,9 +123,10 @@ def tune_run(
         gain={"difference": found.gain.difference, "interval": list(found.gain.interval)},
         macro_f1={"own": found.macro_f1[0], "cross_fitted": found.macro_f1[1]},
     )
-    for export, used in zip(exports, found.learned.members.any(1).tolist(), strict=True):
-        if not used:
-            folder.remove(model_folder(export.trial))
+    used = found.learned.members.any(1).tolist()
+    needed = {model_folder(export.trial) for export, its in zip(exports, used, strict=True) if its}
+    for unused in sorted(set(folder.list(MODELS)) - needed):
+        folder.remove(unused)
     write_report(spec, Journal.reader(run.path(JOURNAL)), run)
     say(f"kept in {folder.root}; score it: lt-search evaluate {folder.root}")
     return ExitCode.DONE

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from lt_search.store import FolderStore
 
 
+MODELS = "models"
+
+
 def model_folder(number: int) -> str:
     """Where the export of a trial lies inside the folder."""
-    return f"models/{number:04d}"
+    return f"{MODELS}/{number:04d}"
 
 
 def predict_views(export: Export, data: Dataset, part: Part, n_views: int) -> Predictions:
