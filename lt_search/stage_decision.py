@@ -33,8 +33,8 @@ def stage2s_per_stage1(variances: Variances, ratio: float) -> float:
     return max(most, 1.0)
 
 
-def stage1_to_repeat(history: History, within: float) -> int | None:
-    """The stage 1 that promises the best value from one more stage 2; None if none is there.
+def stage1s_to_repeat(history: History, within: float) -> list[int]:
+    """The stage 1s that are there, the one first that promises the best value from one more stage 2.
 
     The promise is its best value, and `GAIN` standard deviations over the number of stage 2s it has had, running ones
     included. A stage 1 whose stage 2s were all pruned or failed has no value; it counts as a middling one.
@@ -45,10 +45,9 @@ def stage1_to_repeat(history: History, within: float) -> int | None:
     """
     stage1 = history.stage1
     there = stage1.any(history.repeatable)
-    if not there.any():
-        return None
     best = history.best(stage1)
     best = np.where(np.isfinite(best), best, np.median(history.values[history.known]))
     had = stage1.count(history.tries_stage2)
     promise = best + GAIN * math.sqrt(within) / np.maximum(had, 1)
-    return int(np.argmax(np.where(there, promise, -np.inf)))
+    order = np.argsort(-promise, kind="stable")
+    return [int(stage1) for stage1 in order if there[stage1]]

@@ -21,6 +21,16 @@ class Variances:
     within: float
 
 
+def median_over_groups(values: Array, rows: Index) -> float:
+    """The (lower) median of values (n,) in which each stage 1 counts once, however many stage 2s it had.
+
+    A stage 1 that was repeated more often than all others would be its own measure otherwise.
+    """
+    order = np.argsort(values, kind="stable")
+    weight = (1 / np.bincount(rows)[rows[order]]).cumsum()
+    return float(values[order][np.searchsorted(weight, weight[-1] / 2 - 1e-9)])
+
+
 def stage_variances(values: Array, rows: Index) -> Variances:
     """Estimates the components by analysis of variance, unequal group sizes allowed (Searle et al. 1992, ch. 3.6).
 

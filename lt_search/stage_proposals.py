@@ -10,8 +10,8 @@ import numpy as np
 
 from lt_search.parzen import Array, ParzenMixture, ramp
 from lt_search.stage_costs import predict_ratio
-from lt_search.stage_decision import stage1_to_repeat, stage2s_per_stage1
-from lt_search.stage_effects import stage_variances
+from lt_search.stage_decision import stage1s_to_repeat, stage2s_per_stage1
+from lt_search.stage_effects import median_over_groups, stage_variances
 from lt_search.stage_history import Axes, Bools, History, Index
 
 CANDIDATES = 24
@@ -61,11 +61,11 @@ class Proposer:
         """
         values = self._new_joint() if self._is_joint() else self._new_stage1()
         x1 = _place(self._axes1, {**values, **given})
-        repeated = None if given.keys() & self._axes1.space.keys() else self._stage1_to_repeat(x1, cost_ratio)
-        if repeated is None:
-            return {**self._first_stage2(x1), **values}
-        first = int(self._history.stage1.first[repeated])
-        return {**self._values_of(self._axes1, first), **self._stage2_for(repeated)}
+        for repeated in [] if given.keys() & self._axes1.space.keys() else self._stage1s_to_repeat(x1, cost_ratio):
+            stage2 = self._stage2_for(repeated)
+            if stage2 is not None:
+                return {**self._values_of(self._axes1, int(self._history.stage1.first[repeated])), **stage2}
+        return {**self._first_stage2(x1), **values}
 
     def _values_of(self, axes: Axes, trial: int) -> dict[str, Any]:
         return {name: value for name, value in self._history.drawn[trial].items() if name in axes.space}
@@ -81,21 +81,20 @@ class Proposer:
 
     # --- new or repeated -------------------------------------------------------------------------------------------
 
-    def _stage1_to_repeat(self, new: Array, cost_ratio: float | None) -> int | None:
-        """The number of a distinct stage 1; None if a new one is due, the proposed place of which is given (d1,)."""
+    def _stage1s_to_repeat(self, new: Array, cost_ratio: float | None) -> list[int]:
+        """Numbers of distinct stage 1s, best first; none if a new one is due, whose proposed place is given (d1,)."""
         history = self._history
         values = history.values[history.known]
+        is_new = not _among(new, self._stage1s)  # a small space may have no new one
         if len(values) < 2:
-            return None
+            return [] if is_new or not len(values) else stage1s_to_repeat(history, 0.0)
         # How much each stage matters is asked among the better half: the worse one says nothing about the best.
-        better = np.maximum(values, np.median(values))
-        variances = stage_variances(better, history.stage1.of_trial[history.known])
+        rows = history.stage1.of_trial[history.known]
+        variances = stage_variances(np.maximum(values, median_over_groups(values, rows)), rows)
         ratio = cost_ratio or predict_ratio(history.x1, history.costs, self._axes1.sizes, new)
         asked = len(history.values) - int(history.stage1.first[-1])  # for the newest stage 1 and since
         enough = asked >= int(stage2s_per_stage1(variances, ratio) + self._rng.random())
-        if enough and not _among(new, self._stage1s):  # a small space may have no new one
-            return None
-        return stage1_to_repeat(history, variances.within)
+        return [] if enough and is_new else stage1s_to_repeat(history, variances.within)
 
     def _is_joint(self) -> bool:
         """Whether a new stage 1 is drawn jointly: Thompson sampling between the two ways, by their first values.
@@ -150,7 +149,13 @@ class Proposer:
         worth = np.where(history.known, np.nan_to_num(advantage) * np.exp(nearness - nearness.max()), -np.inf)
         return self._values_of(self._axes2, int(np.argmax(worth)))
 
-    def _stage2_for(self, stage1: int) -> dict[str, Any]:
+    def _stage2_for(self, stage1: int) -> dict[str, Any] | None:
+        """Values that this stage 1 has not met; None if none was found, as where only a few choices are searched."""
+        values = self._drawn_for(stage1)
+        tried = self._history.x2[self._history.stage1.of_trial == stage1]
+        return None if _among(_place(self._axes2, values), tried) else values
+
+    def _drawn_for(self, stage1: int) -> dict[str, Any]:
         history = self._history
         sizes = self._axes2.sizes
         tried = history.x2[history.stage1.of_trial == stage1]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lt_search.stage_effects import Variances, stage_variances
+from lt_search.stage_effects import Variances, median_over_groups, stage_variances
 
 
 def test_the_components_of_variance_are_found() -> None:
@@ -20,3 +20,10 @@ def test_few_values_say_that_both_stages_matter_alike() -> None:
     assert variances.within == pytest.approx(0.5)
     assert variances.between > 0
     assert stage_variances(np.ones(5), np.arange(5)) == Variances(0, 0)
+
+
+def test_a_stage_1_of_many_trials_counts_once_in_the_median() -> None:
+    values = np.array([*np.linspace(10, 11, 50), 1.0, 2.0, 3.0])
+    rows = np.array([*np.zeros(50, int), 1, 2, 3])
+    assert median_over_groups(values, rows) == 2.0
+    assert median_over_groups(values, np.arange(53)) == np.median(values)
