@@ -72,6 +72,8 @@ class Problem:
     """Factor on the ratio, where the cost depends on the configuration."""
     given: bool = False
     """Whether the sampler is given the ratio."""
+    near: float | None = None
+    """The first trial's distance from the best values, in each number, where it is not drawn: a paper's values."""
 
     def cost(self, x1: Vector) -> float:
         """A stage 1's cost in stage 2s."""
@@ -166,6 +168,10 @@ def only_stage1(best: Optimum, x1: Vector, x2: Vector) -> float:
     return bowl(x1 - best.x1[: len(x1)])
 
 
+def mostly_stage1(best: Optimum, x1: Vector, x2: Vector) -> float:
+    return only_stage1(best, x1, x2) + 1e-3 * only_stage2(best, x1, x2)
+
+
 def only_stage2(best: Optimum, x1: Vector, x2: Vector) -> float:
     return bowl(x2 - best.x2[: len(x2)])
 
@@ -184,6 +190,7 @@ PROBLEMS = (
     Problem("mixed 4+5", "strong", 20, mixed, mixed_strong),
     Problem("stage 1 only 3+3", "irrelevant", 10, numbers(3, 3), only_stage1),
     Problem("stage 1 only 4+3, noisy", "irrelevant", 2, numbers(4, 3), only_stage1, noise=0.02),
+    Problem("good start, mostly stage 1 4+5", "irrelevant", 50, numbers(4, 5), mostly_stage1, near=0.15),
     Problem("stage 2 only 3+3", "irrelevant", 5, numbers(3, 3), only_stage2),
 )
 
@@ -210,6 +217,9 @@ def run(problem: Problem, method: str, seed: int) -> list[tuple[float, float]]:
     best = Optimum(rng.uniform(0.15, 0.85, 8), rng.uniform(0.15, 0.85, 8), rng.choice([-1.0, 1.0], 8))
     study = optuna.create_study(direction="maximize", sampler=sampler_for(problem, method, seed))
     budget, spent = TRIALS * (problem.ratio + 1), 0.0
+    if problem.near is not None:
+        near = {"stage1": best.x1 + problem.near * best.signs, "stage2": best.x2 + problem.near * best.signs}
+        study.enqueue_trial({f"{stage}.{i}": float(x) for stage, place in near.items() for i, x in enumerate(place)})
     seen: set[bytes] = set()
     curve: list[tuple[float, float]] = []
     looks, value = -math.inf, -math.inf
