@@ -257,7 +257,12 @@ class _Resolver:
             )
 
     def _metric(self) -> str:
-        metric = self.options.metric or self.space.metric
+        """The objective: the user's, else the one that the data set is published with, else the space's."""
+        own = self.dataset.objective
+        metric = self.options.metric or own or self.space.metric
+        if self.options.metric is None and own not in {None, self.space.metric}:
+            fix = f"--metric {self.space.metric} takes the space's"
+            self.notes.append(f"objective {own}: what {self.dataset.name} is scored by where it was published; {fix}")
         try:
             name = check_metric(metric, self.dataset.task).name
         except UserError as error:

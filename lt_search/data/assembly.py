@@ -71,7 +71,7 @@ def assemble(
         classes: (C,) their names, in the order of `files.membership`.
         split_origin: how the split came about, in words.
         warnings: what a person should know; classes with few images are added.
-        objective: the metric that the data set is scored by, where it is not its task's main one.
+        objective: the metric that the data set is published with, where it is not its task's main one.
     """
     membership = files.membership
     n_images, n_views = len(files.ids), files.n_views

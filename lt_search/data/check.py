@@ -53,7 +53,7 @@ class Description:
     """Images that cannot be decoded, each with its part and the reason."""
     warnings: tuple[str, ...]
     objective: str | None = None
-    """The metric that the data set is scored by, where it is not its task's main one."""
+    """The metric that the data set is published with, where it is not its task's main one."""
 
     @property
     def sound(self) -> bool:
@@ -65,7 +65,7 @@ class Description:
         names = [metric.name for metric in metrics_for(self.task)]
         main = self.objective or names[0]
         others = ", ".join(name for name in names if name != main)
-        chosen = f"with --metric {main}" if self.objective else "unless a space says otherwise"
+        chosen = "of any search, unless --metric says otherwise" if self.objective else "unless a space says otherwise"
         lines = [
             f"{self.name}: {self.task}, {sum(part.images for part in self.parts.values())} images, "
             f"{len(self.classes)} classes",

@@ -111,7 +111,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     """What a person should know before trusting results on this data."""
     objective: str | None = None
-    """The metric that the data set is scored by, where it is not its task's main one."""
+    """The metric that the data set is published with, where it is not its task's main one; it goes before a space's."""
 
     def parts(self) -> Iterator[Part]:
         """Train, val and test, in this order."""

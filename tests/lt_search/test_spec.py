@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from lt_search.data.registry import load_dataset
+from lt_search.data.table import Dataset
 from lt_search.errors import UserError
 from lt_search.rungs import Rung
 from lt_search.space import load_space, shipped_spaces
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec
 from lt_search.values import flatten
+from tests.lt_search.data.published import make_odir
 
 
 @pytest.fixture
@@ -153,6 +155,26 @@ budgets:
     )
     with pytest.raises(UserError, match="the rung at step 2 comes before every loss is active"):
         _resolve(SpecOptions(str(space), "digits-ml:200"))
+
+
+def test_the_objective_is_the_users_else_the_data_sets_own_else_the_spaces(tmp_path: Path) -> None:
+    odir = load_dataset("odir5k", make_odir(tmp_path))
+    by_eye = load_dataset("odir5k:eyes", tmp_path)
+
+    def resolve(data: Dataset, metric: str | None = None) -> RunSpec:
+        return resolve_spec(SpecOptions("ldrnet", metric=metric), data, gpu=False)
+
+    def said(spec: RunSpec) -> list[str]:
+        return [note for note in spec.notes if note.startswith("objective")]
+
+    own = resolve(odir)
+    assert own.metric == "odir_score"
+    (note,) = said(own)
+    assert "odir5k is scored by" in note and "--metric mAP takes the space's" in note
+    assert (resolve(odir, "macro_f1").metric, said(resolve(odir, "macro_f1"))) == ("macro_f1", [])
+    assert (resolve(by_eye).metric, said(resolve(by_eye))) == ("mAP", [])
+    agreeing = resolve(replace(by_eye, objective="mAP"))
+    assert (agreeing.metric, said(agreeing)) == ("mAP", [])
 
 
 def test_a_multi_label_space_on_multi_class_data_is_refused() -> None:
