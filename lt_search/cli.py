@@ -139,7 +139,9 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--data-root", metavar="DIR", help=_DATA_ROOT)
     what.add_argument("--image-size", metavar="N", help="side in pixels to which images are decoded")
     what.add_argument("--budget", metavar="auto|small|full", help="auto takes it from data and device, and says so")
-    what.add_argument("--metric", metavar="NAME", help="objective, such as mAP; default: the data set's own, else the space's")
+    what.add_argument(
+        "--metric", metavar="NAME", help="objective, such as mAP; default: the data set's own, else the space's"
+    )
     what.add_argument("--set", action="append", metavar="NAME=VALUE", help="fix a parameter or any config field")
     what.add_argument("--search", action="append", metavar="NAME=RANGE", help="search one more, or another range")
     what.add_argument("--sampler", metavar="staged|tpe|random", help="how trials are proposed (default: staged)")

@@ -268,3 +268,17 @@ def test_a_full_disk_is_no_fault_of_the_trial(
     assert report.ended
     assert not report.final
     assert "No space left" in str(report.storage_failure)
+
+
+def test_images_without_any_label_give_finite_metrics(tiny_spec: RunSpec, tiny_csv: Path, tmp_path: Path) -> None:
+    header, *lines = tiny_csv.read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    # Of the 40 patients only every second one keeps its labels, and no image of another one has any.
+    kept = [[image, label if int(patient[1:]) % 2 else "", patient] for image, label, patient in cells]
+    tiny_csv.write_text("\n".join([header, *(",".join(row) for row in kept)]) + "\n")
+    data = load_dataset(str(tiny_csv))
+    assert all((part.labels.max(axis=1) == 0).mean() > 0.4 for part in data.parts())
+    reports = _to_the_end(_session(RunInputs.of(tiny_spec, data, {}, tmp_path / "run"), tiny_spec))
+    assert all(report.failure is None for report in reports)
+    assert all(math.isfinite(value) for report in reports for value in report.scalars.values())
+    assert reports[-1].standard_error is not None

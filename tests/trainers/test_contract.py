@@ -409,6 +409,29 @@ def test_a_class_of_one_or_no_positive_image_trains_on(case: tuple[str, Task], p
     assert trainer.predict_logits(pictures(4)).isfinite().all()
 
 
+MULTI_LABEL = [case for case in CASES if case[1] == Task.MULTI_LABEL]
+
+
+def finite_in_both_stages(trainer: Trainer) -> bool:
+    """Whether every loss, probe and prediction of some steps is finite."""
+    losses = train(trainer, 1, range(2))
+    logits = [trainer.probe_logits(pictures(4))]
+    trainer.begin_stage2()
+    losses += train(trainer, 2, range(2))
+    logits.append(trainer.predict_logits(pictures(4)))
+    values = [value for step in losses for value in step.values()]
+    return bool(np.isfinite(values).all()) and all(bool(found.isfinite().all()) for found in logits)
+
+
+@pytest.mark.parametrize("of", MULTI_LABEL, ids="-".join)
+def test_images_without_any_label_are_trained_on(of: tuple[str, Task]) -> None:
+    labels = torch.zeros(N, C)
+    labels[:6, :2] = torch.eye(2).repeat(3, 1)
+    labels[:2, 2:] = 1
+    trainer = build(of, labels=labels)
+    assert finite_in_both_stages(trainer), "most batches have no label at all"
+
+
 def test_a_divergence_shows_as_nan_in_losses_and_predictions(case: tuple[str, Task]) -> None:
     trainer = build(case)
     state = trainer.state()
