@@ -251,7 +251,8 @@ def _check_same_data(spec: RunSpec, dataset: Dataset) -> None:
         given = ", ".join(extra.name for extra in found) or "none"
         was = ", ".join(extra.name for extra in kept) or "none"
         what = f"the extra data ({given}) is not that of the run ({was}), or not in its order, or has changed"
-        raise UserError(Problem("--resume", what, "bring the old one back, or start a new run"))
+        fix = "bring the old one back, say where it is with --extra-data, or start a new run"
+        raise UserError(Problem("--resume", what, fix))
 
 
 def _check_same_pixels(spec: RunSpec, dataset: Dataset, pixels: Mapping[str, str]) -> None:

@@ -81,8 +81,7 @@ class Description:
             *self._table(),
         ]
         if self.extra_sentences:
-            lines += ["", "extra data (head, medium and tail go without it):"]
-            lines += [f"  {sentence}" for sentence in self.extra_sentences]
+            lines += ["", *self.extra_sentences, "head, medium and tail go by the data set's own images"]
         for title, items in (("warnings", self.warnings), ("cannot be decoded", self.unreadable)):
             if items:
                 lines += ["", f"{title} ({len(items)}):", *(f"  {item}" for item in items[:LISTED])]

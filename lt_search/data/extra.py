@@ -164,7 +164,7 @@ def _load(text: str, split_seed: int) -> Dataset:
         raise UserError(
             *(
                 Problem(
-                    place if problem.place in {"--dataset", "--data-root"} else problem.place,
+                    place if problem.place in {"--dataset", "--data-root"} else f"{OPTION}: {problem.place}",
                     problem.what,
                     problem.fix.replace("--data-root", f"{OPTION} {name}=DIR").replace("--dataset", OPTION),
                 )

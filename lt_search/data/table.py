@@ -111,15 +111,14 @@ class ExtraData:
 
     def sentences(self) -> tuple[str, ...]:
         """What was added, what is unknown and what was left out, in words."""
-        joined = f"{self.name}: {len(self.train):,} of its {self.of_images:,} images join training (extra data)"
         facts = [
-            joined,
+            f"{len(self.train):,} images of its training part join training, of {self.of_images:,} in all",
             *self.dropped,
             f"unknown there: {', '.join(self.unknown)}" if self.unknown else "it has every class",
         ]
         if self.left_out:
             facts.append(f"its labels that are no class are left out: {', '.join(self.left_out)}")
-        return (facts[0], *(f"{self.name}: {fact}" for fact in facts[1:]))
+        return tuple(f"extra data {self.name}: {fact}" for fact in facts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,11 @@ def test_classes_that_it_lacks_are_unknown_and_its_own_names_are_left_out(add: C
     assert extra.unknown == ("edema",)
     assert extra.left_out == ("Hernia", "hernia")
     sentences = "\n".join(extra.sentences())
-    for words in ("4 of its 4 images join training", "unknown there: edema", "are left out: Hernia, hernia"):
+    for words in (
+        "4 images of its training part join training, of 4 in all",
+        "unknown there: edema",
+        "are left out: Hernia, hernia",
+    ):
         assert words in sentences
 
 
@@ -94,7 +98,7 @@ def test_only_its_training_part_is_added(own: Dataset, tmp_path: Path) -> None:
     for seed in (0, 1):
         (extra,) = add_extra_data(own, [str(table)], seed).extra
         assert extra.train.ids == load_dataset(str(table), split_seed=seed).train.ids
-    assert "of its 60 images" in extra.sentences()[0]
+    assert "of 60 in all" in extra.sentences()[0]
 
 
 def test_a_table_of_one_class_and_of_one_label_an_image_can_be_added(add: Callable[..., ExtraData]) -> None:
@@ -280,7 +284,7 @@ def test_the_check_counts_it_beside_the_parts_and_decodes_it(own: Dataset, tmp_p
     lines = {line.split()[0]: line.split() for line in found.render().splitlines() if line}
     assert lines["class"] == ["class", "train", "val", "test", "more", "val", "(extra", "2)"]
     assert lines["edema"][-2:] == ["?", "?"] and lines["mass"][-2:] == ["2", "2"] and lines["images"][-2:] == ["4", "4"]
-    for words in ("unknown there: edema", "are left out: hernia", "head, medium and tail go without it"):
+    for words in ("unknown there: edema", "are left out: hernia", "head, medium and tail go by the data set's own"):
         assert words in found.render()
     victim = tmp_path / "more/e2.png"
     victim.write_bytes(victim.read_bytes()[:-60])
