@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lt_search.parameters import active_names
-from lt_search.spec import RunSpec, parse_config, trainer_type
+from lt_search.spec import RunSpec, extra_key, parse_config, trainer_type
 from lt_search.stage_store import FORMAT
 from lt_search.values import flatten
 
@@ -55,8 +55,18 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any], compute: str = "cpu
             "image_size": spec.data.image_size,
             "seed": spec.seed,
             "resources": {resource.key: spec.resources.get(resource.key) for resource in needed},
+            **_extra_data(spec),
         }
     )
+
+
+def _extra_data(spec: RunSpec) -> dict[str, Any]:
+    """Further training data, in order; nothing where there is none, so that such stage 1s keep their addresses."""
+    extra = spec.data.extra
+    if not extra:
+        return {}
+    pixels = [spec.data.pixels.get(extra_key(number)) for number in range(1, len(extra) + 1)]
+    return {"extra_data": [[facts.fingerprint, found] for facts, found in zip(extra, pixels, strict=True)]}
 
 
 def compute_kind(device: str, threads: int) -> str:

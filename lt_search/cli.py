@@ -26,6 +26,10 @@ _DATASETS = (
     "cxr-lt-2023[:official|:subject], odir5k[:eyes], or a CSV file"
 )
 _DATA_ROOT = "the folder of a data set as downloaded; where a CSV's image paths start (default: its folder)"
+_EXTRA_DATA = (
+    "further training data, once for each; =DIR is its root, as --data-root is of --dataset. Classes that it lacks are "
+    "unknown in its images, for trainers that take that, such as cxr"
+)
 _SPLIT_SEED = "of the split, where the data gives none (default: 0)"
 
 
@@ -122,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
         action.add_argument("--dataset", required=True, metavar="NAME|FILE.csv", help=_DATASETS)
         action.add_argument("--data-root", metavar="DIR", help=_DATA_ROOT)
         action.add_argument("--split-seed", metavar="N", help=_SPLIT_SEED)
+    check.add_argument("--extra-data", action="append", metavar="NAME|FILE.csv[=DIR]", help=_EXTRA_DATA)
     embed.add_argument("--model", required=True, metavar="NAME|DIR", help="on the Hugging Face hub, or a folder")
     embed.add_argument("--revision", metavar="WORD", help="branch, tag or commit of the hub (default: main)")
     embed.add_argument("--pooling", metavar="cls|eos|mean", help="how a label's tokens become one embedding")
@@ -148,9 +153,12 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--space", metavar="NAME|FILE.yaml", help="the search space; `lt-search spaces` lists them")
     what.add_argument("--dataset", metavar="NAME|FILE.csv", help=f"default: bundled images; {_DATASETS}")
     what.add_argument("--data-root", metavar="DIR", help=_DATA_ROOT)
+    what.add_argument("--extra-data", action="append", metavar="NAME|FILE.csv[=DIR]", help=_EXTRA_DATA)
     what.add_argument("--image-size", metavar="N", help="side in pixels to which images are decoded")
     what.add_argument("--budget", metavar="auto|small|full", help="auto takes it from data and device, and says so")
-    what.add_argument("--metric", metavar="NAME", help="objective, such as mAP or BACC; default: the space's")
+    what.add_argument(
+        "--metric", metavar="NAME", help="objective, such as mAP; default: the data set's own, else the space's"
+    )
     what.add_argument("--set", action="append", metavar="NAME=VALUE", help="fix a parameter or any config field")
     what.add_argument("--search", action="append", metavar="NAME=RANGE", help="search one more, or another range")
     what.add_argument("--sampler", metavar="staged|tpe|random", help="how trials are proposed (default: staged)")
@@ -191,6 +199,7 @@ def _search_options(namespace: argparse.Namespace) -> tuple[SpecOptions, RunOpti
     given: dict[str, Any] = {
         "dataset": _absolute(arguments.text("dataset"), (".csv",)),
         "data_root": _absolute(arguments.text("data_root")),
+        "extra_data": _extra_data(arguments.text("extra_data")),
         "image_size": arguments.read("image_size", _within(int, 8, 4096)),
         "budget": arguments.read("budget", _word("auto", "small", "full")),
         "metric": arguments.text("metric"),
@@ -239,6 +248,16 @@ def _absolute(text: str | None, suffixes: tuple[str, ...] = ()) -> str | None:
     if text is None or (suffixes and not text.lower().endswith(suffixes)):
         return text
     return str(Path(text).expanduser().absolute())
+
+
+def _extra_data(texts: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Further training data, with paths that mean the same from every folder; None where there is none."""
+    if not texts:
+        return None
+    from lt_search.data.registry import split_root
+
+    split = [split_root(text) for text in texts]
+    return tuple("=".join(filter(None, (_absolute(data, (".csv",)), _absolute(root)))) for data, root in split)
 
 
 def _word(*words: str) -> Callable[[str], Any]:
@@ -357,6 +376,10 @@ def _data(namespace: argparse.Namespace, console: Console) -> int:
     if embed is not None:
         console.print(embed(dataset.classes), highlight=False, markup=False, soft_wrap=True)
         return ExitCode.DONE
+    if extra := _extra_data(namespace.extra_data):
+        from lt_search.data.extra import add_extra_data  # needs torch, which a plain look at data does without
+
+        dataset = add_extra_data(dataset, extra, split_seed)
     found = describe(dataset, progress=console.is_terminal)
     console.print(found.render(), highlight=False, markup=False, soft_wrap=True)
     return ExitCode.DONE if found.sound else ExitCode.BAD_INPUT

@@ -34,7 +34,7 @@ from lt_search.live import show_value
 from lt_search.metrics import evaluate
 from lt_search.prediction import predict
 from lt_search.resources import resolve_resources
-from lt_search.run import check_places, check_same_options, gpu_available, resume_command, search
+from lt_search.run import check_places, check_same_options, gpu_available, resume_command, search, where_the_data_is
 from lt_search.run_folder import COMPARISON, JOURNAL, SPEC, claim, claim_numbered, find_folder, open_run
 from lt_search.space import load_space
 from lt_search.spec import SpecOptions, resolve_spec
@@ -173,7 +173,7 @@ def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None)
             continue
         export = read_export(folder.path(f"{name}/{FOLDER}"))
         if data is None:
-            data = _data_of({**export.spec.options, **_places(moved)}, export.spec.data.name)
+            data = _data_of({**export.spec.options, **where_the_data_is(moved)}, export.spec.data.name)
         logits[name] = predict(export, data, data.val).numpy()
         store, spec = open_run(folder, name)
         summaries[name] = summarise(spec, Journal.reader(store.path(JOURNAL)))
@@ -242,18 +242,14 @@ def _open(
     check_same_options(content["options"], options)
     kept = {key: tuple(v) if isinstance(v, list) else v for key, v in content["options"].items()}
     say(f"going on with {folder.root.name}: {', '.join(content['rows'])}")
-    return folder, {name: SpecOptions(**{**kept, **_places(options), "row": name}) for name in content["rows"]}
+    return folder, {
+        name: SpecOptions(**{**kept, **where_the_data_is(options), "row": name}) for name in content["rows"]
+    }
 
 
 def _resolve(row: SpecOptions, dataset: Dataset, gpu: bool) -> None:
     """Raises `UserError` for all that is wrong with a row, its weights included."""
     resolve_resources(resolve_spec(row, dataset, gpu=gpu), lambda text: None)
-
-
-def _places(options: SpecOptions | None) -> dict[str, str]:
-    """Where the data is, as far as it is said."""
-    given = {"dataset": options.dataset, "data_root": options.data_root} if options else {}
-    return {name: place for name, place in given.items() if place is not None}
 
 
 def _read(folder: FolderStore) -> dict[str, Any]:

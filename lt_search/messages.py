@@ -42,6 +42,8 @@ class RunInputs:
     train_counts: tuple[int, ...]
     """Training images per class."""
     train: Part
+    extra: tuple[Part, ...]
+    """Further training images, whose labels may be unknown (-1); `train_counts` does not count them."""
     val: Part
     image_size: int
     metric: str
@@ -64,13 +66,14 @@ class RunInputs:
         run_folder: Path,
         stage_storage: Path | None = None,
     ) -> RunInputs:
-        """The inputs of a run: train and val, never test."""
+        """The inputs of a run: train, with the data set's further training data, and val; never test."""
         return cls(
             trainer=spec.trainer,
             task=dataset.task,
             n_classes=len(dataset.classes),
             train_counts=tuple(spec.data.train_counts),
             train=dataset.train,
+            extra=tuple(extra.train for extra in dataset.extra),
             val=dataset.val,
             image_size=spec.data.image_size,
             metric=spec.metric,

@@ -145,14 +145,17 @@ def earlier_seconds(spec: RunSpec, storage: FolderStore) -> dict[int, float]:
             store, other = open_run(storage, name)
         except UserError:
             continue
-        same_data = (other.data.fingerprint, other.data.image_size) == (spec.data.fingerprint, spec.data.image_size)
-        if other.trainer != spec.trainer or not same_data:
+        if other.trainer != spec.trainer or _trained_on(other) != _trained_on(spec):
             continue
         for number in (folder.rsplit("/", 1)[-1] for folder in store.list("trials")):
             for report in read_reports(store, int(number)) if number.isdigit() else ():
                 if report.reused_from is None:
                     times[report.stage].append(report.seconds)
     return {stage: mean(seconds) for stage, seconds in times.items() if seconds}
+
+
+def _trained_on(spec: RunSpec) -> tuple[object, ...]:
+    return spec.data.fingerprint, spec.data.image_size, [extra.fingerprint for extra in spec.data.extra]
 
 
 def measure(spec: RunSpec, loaded: LoadedInputs, storage: FolderStore) -> StageCosts:
@@ -237,7 +240,7 @@ def render_plan(
         what = "stage 1s" if rung.stage == 1 else "trials"
         lines.append(f"  rung        {rung}: about {count} {what} come, the best 1/{spec.eta} go on")
     steps = expected.steps
-    images = steps[1] * (spec.config["stage1"]["images_per_epoch"] or spec.data.images["train"])
+    images = steps[1] * (spec.config["stage1"]["images_per_epoch"] or spec.data.training_images)
     lines.append(f"  training    about {steps[1]} stage-1 steps ({images:,} images) and {steps[2]} stage-2 steps")
     total = sum(steps[stage] * costs.seconds[stage] for stage in (1, 2))
     each = ", ".join(f"stage {stage} {costs.seconds[stage]:.2g} s a step" for stage in (1, 2))

@@ -15,6 +15,7 @@ from rich.console import Console
 from lt_search.address import compute_kind
 from lt_search.cluster import TrialResources, check_address, choose_resources, cluster_has_gpu, ray_cluster
 from lt_search.data.decoded import open_images, pixels_checksum
+from lt_search.data.extra import add_extra_data
 from lt_search.data.registry import bundled_for, load_dataset
 from lt_search.data.workers import usable_cores
 from lt_search.drive import RunOptions, StopReason, carry_out
@@ -34,7 +35,7 @@ from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run
 from lt_search.sampler import ReseededSampler, StagedSampler
 from lt_search.session import LoadedInputs
 from lt_search.space import load_space
-from lt_search.spec import RunSpec, SpecOptions, resolve_spec, tasks_of, trainer_type
+from lt_search.spec import RunSpec, SpecOptions, extra_key, resolve_spec, tasks_of, trainer_type
 from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore, open_storage
 from lt_search.summary import RunSummary, summarise
@@ -42,7 +43,7 @@ from lt_search.summary import RunSummary, summarise
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from lt_search.data.table import Dataset
+    from lt_search.data.table import Dataset, Part
 
 DEVICE = "device"
 """User attribute of the study: on what its trials were last computed."""
@@ -76,7 +77,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
             store, spec = open_run(storage, how.resume)
             stack.enter_context(sole_driver(store.root))
             check_same_options(spec.options, options)
-            dataset = _load_data({**spec.options, **_where_the_data_is(options)}, spec.data.name)
+            dataset = load_training_data({**spec.options, **where_the_data_is(options)}, spec.data.name)
             _check_same_data(spec, dataset)
             found, weights = resolve_resources(spec, say)
             _check_same_resources(spec, found)
@@ -85,8 +86,8 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
         if store is None:
             spec = spec.model_copy(update={"data": spec.data.model_copy(update={"pixels": pixels})})
             check_name(storage, how.name, spec)
-        elif pixels != spec.data.pixels:
-            raise UserError(_changed(dataset.name, "images"))
+        else:
+            _check_same_pixels(spec, dataset, pixels)
         if how.plan:
             _show_plan(spec, how, storage, RunInputs.of(spec, dataset, weights, storage.root), say)
             return ExitCode.DONE
@@ -129,7 +130,9 @@ def check_places(options: SpecOptions, how: RunOptions) -> tuple[FolderStore, Da
     storage = problems.collect(lambda: open_storage(how.storage))
     trainer = problems.collect(lambda: trainer_type(load_space(options.space).trainer))
     bundled = bundled_for(tasks_of(trainer, load_space(options.space).metric)[-1]) if trainer else ""
-    dataset = problems.collect(lambda: _load_data(vars(options), bundled)) if options.dataset or bundled else None
+    dataset = (
+        problems.collect(lambda: load_training_data(vars(options), bundled)) if options.dataset or bundled else None
+    )
     problems.raise_if_any()
     assert storage is not None
     assert dataset is not None
@@ -156,15 +159,29 @@ def _show_plan(
     say(render_plan(spec, trials, expected, costs, concurrent=concurrent, keep_gb=how.keep_gb, device=device))
 
 
-def _load_data(options: Mapping[str, Any], default: str) -> Dataset:
+def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:
+    """The data of a run, with its further training data.
+
+    Args:
+        options: `SpecOptions` by name, as a run keeps them.
+        default: the data set where they name none.
+
+    Raises:
+        UserError: with everything that is wrong with it.
+    """
     root = options["data_root"]
-    return load_dataset(options["dataset"] or default, Path(root) if root else None, options["split_seed"])
+    dataset = load_dataset(options["dataset"] or default, Path(root) if root else None, options["split_seed"])
+    return add_extra_data(dataset, options.get("extra_data") or (), options["split_seed"])
 
 
-def _where_the_data_is(options: SpecOptions) -> dict[str, str]:
+MOVABLE = ("dataset", "data_root", "extra_data")
+"""Options that say where the data is: a resumed run takes others, if it finds the same data there."""
+
+
+def where_the_data_is(options: SpecOptions | None) -> dict[str, Any]:
     """Where a resumed run finds its data, if that has moved; that it is the same data is checked afterwards."""
-    given = {"dataset": options.dataset, "data_root": options.data_root}
-    return {name: place for name, place in given.items() if place is not None}
+    given = {name: getattr(options, name) for name in MOVABLE} if options else {}
+    return {name: place for name, place in given.items() if place}
 
 
 def gpu_available(how: RunOptions) -> bool:
@@ -198,10 +215,17 @@ def _uncounted(spec: RunSpec, dataset: Dataset) -> Iterator[str]:
 def _decode(dataset: Dataset, size: int, console: Console) -> dict[str, str]:
     """Decodes all parts on this node, so that a broken image is found before the search; returns their checksums."""
     problems = Problems()
-    for part in dataset.parts():
-        problems.collect(lambda part=part: open_images(part, size, progress=console.is_terminal))  # type: ignore[misc]
+    further = {extra_key(number): extra.train for number, extra in enumerate(dataset.extra, 1)}
+    parts: dict[str, Part] = {**{part.name: part for part in dataset.parts()}, **further}
+    for name, part in parts.items():
+        try:
+            open_images(part, size, progress=console.is_terminal)
+        except UserError as error:
+            for problem in error.problems:
+                place = f"{name}: {problem.place}" if name in further else problem.place
+                problems.add(place, problem.what, problem.fix)
     problems.raise_if_any()
-    return {part.name: pixels_checksum(part, size) for part in dataset.parts()}
+    return {name: pixels_checksum(part, size) for name, part in parts.items()}
 
 
 def check_same_options(kept: Mapping[str, Any], options: SpecOptions) -> None:
@@ -209,7 +233,7 @@ def check_same_options(kept: Mapping[str, Any], options: SpecOptions) -> None:
     problems = Problems()
     not_given = SpecOptions(space="")
     for field in fields(SpecOptions):
-        if field.name in {"dataset", "data_root"}:
+        if field.name in MOVABLE:
             continue  # the same data may have moved
         given, was = getattr(options, field.name), kept.get(field.name)
         plain = list(given) if isinstance(given, tuple) else given
@@ -222,10 +246,24 @@ def check_same_options(kept: Mapping[str, Any], options: SpecOptions) -> None:
 def _check_same_data(spec: RunSpec, dataset: Dataset) -> None:
     if dataset.fingerprint != spec.data.fingerprint or dataset.split_hash != spec.data.split_hash:
         raise UserError(_changed(dataset.name, "labels or images"))
+    kept, found = spec.data.extra, dataset.extra
+    if [extra.fingerprint for extra in kept] != [extra.train.fingerprint for extra in found]:
+        given = ", ".join(extra.name for extra in found) or "none"
+        was = ", ".join(extra.name for extra in kept) or "none"
+        what = f"the extra data ({given}) is not that of the run ({was}), or not in its order, or has changed"
+        fix = "bring the old one back, say where it is with --extra-data, or start a new run"
+        raise UserError(Problem("--resume", what, fix))
+
+
+def _check_same_pixels(spec: RunSpec, dataset: Dataset, pixels: Mapping[str, str]) -> None:
+    names = {extra_key(number): extra.name for number, extra in enumerate(dataset.extra, 1)}
+    changed = [names.get(key, dataset.name) for key, found in pixels.items() if spec.data.pixels.get(key) != found]
+    if changed:
+        raise UserError(*(_changed(name, "images") for name in dict.fromkeys(changed)))
 
 
 def _changed(name: str, what: str) -> Problem:
-    fix = "bring the old ones back, say where they are with --dataset and --data-root, or start a new run"
+    fix = "bring the old ones back, say where they are with --dataset, --data-root, --extra-data, or start a new run"
     return Problem("--resume", f"the {what} of {name} are not those of the run", fix)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from lt_search.bootstrap import ScoreErrors, score_errors
 from lt_search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, trainer_of
 from lt_search.class_groups import class_groups
 from lt_search.data.decoded import open_images
+from lt_search.data.joined import JoinedImages
 from lt_search.messages import RunInputs, StepReport, TrialJob
 from lt_search.metrics import Evaluation, evaluate
 from lt_search.rungs import Rung
@@ -48,8 +49,10 @@ class LoadedInputs:
 
     @cached_property
     def train_images(self) -> Images:
-        """(N, channels, S, S) uint8, memory-mapped."""
-        return open_images(self.inputs.train, self.inputs.image_size, cache_dir=self.cache_folder)
+        """(N, channels, S, S) uint8, memory-mapped; further training images come after the data set's own."""
+        parts = (self.inputs.train, *self.inputs.extra)
+        arrays = [open_images(part, self.inputs.image_size, cache_dir=self.cache_folder) for part in parts]
+        return arrays[0] if len(arrays) == 1 else cast("Images", JoinedImages(arrays))
 
     @cached_property
     def val_images(self) -> Images:
@@ -69,9 +72,12 @@ class LoadedInputs:
 
     @cached_property
     def train_labels(self) -> torch.Tensor:
-        """(N, C) float32 for multi-label, (N,) int64 for multi-class."""
-        labels = torch.from_numpy(np.array(self.inputs.train.labels))
-        return labels.float() if self.inputs.task == Task.MULTI_LABEL else labels.long()
+        """(N, C) float32 for multi-label, NaN where a label is unknown; (N,) int64 for multi-class."""
+        labels = [torch.from_numpy(np.array(part.labels)) for part in (self.inputs.train, *self.inputs.extra)]
+        if self.inputs.task == Task.MULTI_CLASS:
+            return labels[0].long()
+        joined = torch.cat([part.float() for part in labels])
+        return joined.masked_fill(joined < 0, torch.nan)
 
     def build_trainer(self, config: Mapping[str, Any]) -> TwoStageTrainer[Any]:
         """A fresh trainer for a nested config."""
@@ -91,7 +97,7 @@ class LoadedInputs:
             labels=self.train_labels,
             device=self.device,
             seed=self.inputs.seed,
-            groups=self.inputs.train.groups,
+            groups=[group for part in (self.inputs.train, *self.inputs.extra) for group in part.groups],
             resources=self.inputs.resources,
         )
 

@@ -37,6 +37,8 @@ class SpecOptions:
     """Empty where a resumed run's own space is meant."""
     dataset: str | None = None
     data_root: str | None = None
+    extra_data: tuple[str, ...] = ()
+    """Further training data: `NAME`, `NAME=ROOT`, `FILE.csv` or `FILE.csv=ROOT` each."""
     image_size: int | None = None
     budget: Literal["auto", "small", "full"] = "auto"
     metric: str | None = None
@@ -64,6 +66,27 @@ class SearchedParameter(BaseModel):
     when: str | None = None
 
 
+class ExtraFacts(BaseModel):
+    """Further training data of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    fingerprint: str
+    """Of its images, and of their labels in the columns of the run's classes."""
+    images: int
+    """That join training."""
+    unknown: list[str]
+    """Classes that it says nothing of."""
+    left_out: list[str]
+    """Its labels that are none of the classes."""
+
+
+def extra_key(number: int) -> str:
+    """The key in `DataFacts.pixels` of further training data, counted from 1."""
+    return f"extra {number}"
+
+
 class DataFacts(BaseModel):
     """The data a run was made on."""
 
@@ -78,11 +101,19 @@ class DataFacts(BaseModel):
     task: str
     classes: list[str]
     train_counts: list[int]
-    """Training images per class."""
+    """Training images per class, without those of further training data; they decide which are head and tail."""
     images: dict[str, int]
-    """Images per split."""
+    """Images per split, without those of further training data."""
     pixels: dict[str, str] = {}
-    """Checksum of the decoded images of each split; the fingerprint sees names, labels and sizes only."""
+    """Checksum of the decoded images of each split, and of further training data as `extra 1` and so on; fingerprints
+    see names, labels and sizes only."""
+    extra: list[ExtraFacts] = []
+    """Further training data."""
+
+    @property
+    def training_images(self) -> int:
+        """All images that are trained on."""
+        return self.images["train"] + sum(extra.images for extra in self.extra)
 
 
 class RunSpec(BaseModel):
@@ -187,6 +218,7 @@ class _Resolver:
 
     def resolve(self) -> RunSpec:
         self._check_task()
+        self._check_extra_data()
         metric = self._metric()
         fixed = self._assignments(self.options.set, "--set")
         searched = self._searched(fixed)
@@ -256,8 +288,21 @@ class _Resolver:
                 "use a space for this kind of data (`lt-search spaces` lists them), or other data",
             )
 
+    def _check_extra_data(self) -> None:
+        if self.dataset.extra and not self.trainer.takes_unknown_labels:
+            self.problems.add(
+                "--extra-data",
+                f"{self.space.trainer} does not take labels that are unknown, as those of further data are in part",
+                "use a space whose trainer does, such as cxr, or leave the option out",
+            )
+
     def _metric(self) -> str:
-        metric = self.options.metric or self.space.metric
+        """The objective: the user's, else the one that the data set is published with, else the space's."""
+        own = self.dataset.objective
+        metric = self.options.metric or own or self.space.metric
+        if self.options.metric is None and own not in {None, self.space.metric}:
+            fix = f"--metric {self.space.metric} takes the space's"
+            self.notes.append(f"objective {own}: what {self.dataset.name} is scored by where it was published; {fix}")
         try:
             name = check_metric(metric, self.dataset.task).name
         except UserError as error:
@@ -348,7 +393,7 @@ class _Resolver:
 
     def _epochs(self, flat: Mapping[str, Any]) -> int:
         assert self.budget.stage1_images is not None
-        n_train = len(self.dataset.train.ids)
+        n_train = len(self.dataset.train) + sum(len(extra.train) for extra in self.dataset.extra)
         per_epoch = min(n_train, int(flat.get("stage1.images_per_epoch") or n_train))
         epochs = round(self.budget.stage1_images / per_epoch)
         epochs = max(MIN_EPOCHS, min(self.budget.max_epochs, epochs))
@@ -467,6 +512,7 @@ class _Resolver:
         dataset = self.dataset
         counts = [int(count) for count in dataset.train_counts()]
         self.notes.append(class_groups(counts).describe(dataset.classes))
+        self.notes.extend(sentence for extra in dataset.extra for sentence in extra.sentences())
         return DataFacts(
             name=dataset.name,
             fingerprint=dataset.fingerprint,
@@ -477,6 +523,16 @@ class _Resolver:
             classes=list(dataset.classes),
             train_counts=counts,
             images={part.name: len(part.ids) for part in (dataset.train, dataset.val, dataset.test)},
+            extra=[
+                ExtraFacts(
+                    name=extra.name,
+                    fingerprint=extra.train.fingerprint,
+                    images=len(extra.train),
+                    unknown=list(extra.unknown),
+                    left_out=list(extra.left_out),
+                )
+                for extra in dataset.extra
+            ],
         )
 
 

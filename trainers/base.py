@@ -128,8 +128,8 @@ class TrainerInputs:
     images: Images
     """(N, channels, S, S) uint8 training images."""
     labels: Tensor
-    """(N, C) float32 of 0 / 1 for multi-label, (N,) int64 for multi-class. For trainers that take labels of several
-    data sets, NaN or a negative number is a label that nobody has looked for."""
+    """(N, C) float32 of 0 / 1 for multi-label, (N,) int64 for multi-class. For trainers that take unknown labels, NaN
+    or a negative number is a label that nobody has looked for."""
     device: torch.device
     seed: int
     """The run's seed; every draw derives from (seed, stage, step), see `trainers.seeding`."""
@@ -152,6 +152,9 @@ class TwoStageTrainer(ABC, Generic[ConfigT]):
     tasks: ClassVar[frozenset[Task]]
     code_version: ClassVar[int]
     """Raised whenever a code change moves stage-1 results; part of a stage-1 artefact's address."""
+    takes_unknown_labels: ClassVar[bool] = False
+    """Whether multi-label training labels may be unknown, as where several data sets are joined. The training images
+    may then be several arrays as one, which has `len`, `shape` and what indexing by an array of indices gives."""
 
     n_views: ClassVar[int] = 1
     """How many of the views of `trainers.tta.VIEWS` it can predict on; 1: the image itself alone."""

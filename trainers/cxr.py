@@ -195,6 +195,7 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.MULTI_LABEL})
     code_version: ClassVar[int] = 1
     class_aware: ClassVar[bool] = True
+    takes_unknown_labels: ClassVar[bool] = True
 
     def __init__(self, config: CXRConfig, inputs: TrainerInputs) -> None:
         """As every trainer; raises `ValueError` also for groups that are not one per image."""

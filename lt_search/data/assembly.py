@@ -60,6 +60,7 @@ def assemble(
     split_origin: str,
     warnings: Sequence[str] = (),
     objective: str | None = None,
+    nothing: str | None = None,
 ) -> Dataset:
     """The data set.
 
@@ -71,7 +72,8 @@ def assemble(
         classes: (C,) their names, in the order of `files.membership`.
         split_origin: how the split came about, in words.
         warnings: what a person should know; classes with few images are added.
-        objective: the metric that the data set is scored by, where it is not its task's main one.
+        objective: the metric that the data set is published with, where it is not its task's main one.
+        nothing: what it calls an image with none of its classes, where that has a name.
     """
     membership = files.membership
     n_images, n_views = len(files.ids), files.n_views
@@ -107,6 +109,7 @@ def assemble(
         split_origin=split_origin,
         warnings=(*warnings, *scarcity_warnings(classes, parts)),
         objective=objective,
+        nothing=nothing,
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lt_search.class_groups import ClassGroups, class_groups
 from lt_search.data.csv_cells import LISTED
-from lt_search.data.table import Dataset, ImageHeader, Part, PartName, UnreadableImageError
+from lt_search.data.table import PART_NAMES, Dataset, ExtraData, ImageHeader, Part, PartName, UnreadableImageError
 from lt_search.data.workers import progress_bar, usable_cores
 from lt_search.metrics import metrics_for
 from trainers.task import Task
@@ -27,8 +27,8 @@ class PartDescription:
     """Different patients or groups."""
     unlabelled: int
     """Images without any label; 0 for multi-class."""
-    counts: tuple[int, ...]
-    """(C,) images of each class."""
+    counts: tuple[int | None, ...]
+    """(C,) images of each class; None where nobody has looked for it."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,12 @@ class Description:
     unreadable: tuple[str, ...]
     """Images that cannot be decoded, each with its part and the reason."""
     warnings: tuple[str, ...]
+    extra: Mapping[str, PartDescription] = field(default_factory=dict)
+    """What was found in each set of further training data, by name; counts are None for classes it does not know."""
+    extra_sentences: tuple[str, ...] = ()
+    """What it adds, and what was left out."""
     objective: str | None = None
-    """The metric that the data set is scored by, where it is not its task's main one."""
+    """The metric that the data set is published with, where it is not its task's main one."""
 
     @property
     def sound(self) -> bool:
@@ -65,7 +69,7 @@ class Description:
         names = [metric.name for metric in metrics_for(self.task)]
         main = self.objective or names[0]
         others = ", ".join(name for name in names if name != main)
-        chosen = f"with --metric {main}" if self.objective else "unless a space says otherwise"
+        chosen = "of any search, unless --metric says otherwise" if self.objective else "unless a space says otherwise"
         lines = [
             f"{self.name}: {self.task}, {sum(part.images for part in self.parts.values())} images, "
             f"{len(self.classes)} classes",
@@ -76,6 +80,8 @@ class Description:
             "",
             *self._table(),
         ]
+        if self.extra_sentences:
+            lines += ["", *self.extra_sentences, "head, medium and tail go by the data set's own images"]
         for title, items in (("warnings", self.warnings), ("cannot be decoded", self.unreadable)):
             if items:
                 lines += ["", f"{title} ({len(items)}):", *(f"  {item}" for item in items[:LISTED])]
@@ -99,10 +105,10 @@ class Description:
     def _table(self) -> list[str]:
         """Rows of counts per part: the classes from head to tail, then images and groups."""
         group_of = {index: name for name, indices in self.class_groups.items() for index in indices}
-        parts = list(self.parts.values())
-        rows = [["class", "", *self.parts]]
+        parts = [*self.parts.values(), *self.extra.values()]
+        rows = [["class", "", *self.parts, *self.extra]]
         for index in sorted(group_of, key=list(group_of).index):
-            rows.append([self.classes[index], group_of[index], *(str(part.counts[index]) for part in parts)])
+            rows.append([self.classes[index], group_of[index], *(_shown(part.counts[index]) for part in parts)])
         if any(part.unlabelled for part in parts):
             rows.append(["(no label)", "", *(str(part.unlabelled) for part in parts)])
         rows.append(["images", "", *(str(part.images) for part in parts)])
@@ -111,7 +117,9 @@ class Description:
 
 
 def describe(dataset: Dataset, *, workers: int | None = None, progress: bool = False) -> Description:
-    """Decodes every image of all parts and says what was found.
+    """Decodes every image of all parts, and of further training data, and says what was found.
+
+    Formats and sizes are those of the data set itself.
 
     Args:
         dataset: what to look at.
@@ -121,15 +129,19 @@ def describe(dataset: Dataset, *, workers: int | None = None, progress: bool = F
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     unreadable: list[str] = []
-    looks = [(part, index) for part in dataset.parts() for index in range(len(part))]
+    extra = _by_name(dataset.extra)
+    looks: list[tuple[Part, str, int]] = [
+        (part, part.name, index) for part in dataset.parts() for index in range(len(part))
+    ]
+    looks += [(one.train, name, index) for name, one in extra.items() for index in range(len(one.train))]
     with ThreadPoolExecutor(workers or usable_cores()) as pool, progress_bar(progress) as bar:
         found = bar.track(pool.map(_look, looks), total=len(looks), description="decoding images")
-        for (part, index), header in zip(looks, found, strict=True):
-            if isinstance(header, ImageHeader):
+        for (part, name, index), header in zip(looks, found, strict=True):
+            if not isinstance(header, ImageHeader):
+                unreadable.append(f"{name}: {part.ids[index]} ({header})")
+            elif name not in extra:
                 modes[header.mode] += 1
                 sizes[header.width, header.height] += 1
-            else:
-                unreadable.append(f"{part.name}: {part.ids[index]} ({header})")
     return Description(
         name=dataset.name,
         task=dataset.task,
@@ -144,13 +156,25 @@ def describe(dataset: Dataset, *, workers: int | None = None, progress: bool = F
         sizes=dict(sizes),
         unreadable=tuple(unreadable),
         warnings=dataset.warnings,
+        extra={name: _describe_extra(one, dataset.classes) for name, one in extra.items()},
+        extra_sentences=tuple(sentence for one in dataset.extra for sentence in one.sentences()),
         objective=dataset.objective,
     )
 
 
-def _look(where: tuple[Part, int]) -> ImageHeader | str:
+def _by_name(extra: Sequence[ExtraData]) -> dict[str, ExtraData]:
+    """Further training data by a name that no part has and no other of them."""
+    names = Counter(one.name for one in extra)
+    named = {}
+    for number, one in enumerate(extra, 1):
+        unique = names[one.name] == 1 and one.name not in PART_NAMES
+        named[one.name if unique else f"{one.name} (extra {number})"] = one
+    return named
+
+
+def _look(where: tuple[Part, str, int]) -> ImageHeader | str:
     """The header of an image that can be decoded, else what is wrong with it."""
-    part, index = where
+    part, _, index = where
     try:
         header = part.source.header(index)
     except UnreadableImageError as error:
@@ -162,6 +186,18 @@ def _describe_part(part: Part, n_classes: int) -> PartDescription:
     unlabelled = int((part.labels.sum(axis=1) == 0).sum()) if part.labels.ndim == 2 else 0
     counts = tuple(int(count) for count in part.counts(n_classes))
     return PartDescription(len(part), len(set(part.groups)), unlabelled, counts)
+
+
+def _describe_extra(extra: ExtraData, classes: Sequence[str]) -> PartDescription:
+    part = extra.train
+    none = int((part.labels.max(axis=1) <= 0).sum())
+    counted = zip(classes, part.counts(len(classes)), strict=True)
+    counts = tuple(None if name in extra.unknown else int(count) for name, count in counted)
+    return PartDescription(len(part), len(set(part.groups)), none, counts)
+
+
+def _shown(count: int | None) -> str:
+    return "?" if count is None else str(count)
 
 
 def _counted(found: Mapping[str, int]) -> str:

@@ -37,13 +37,17 @@ from lt_search.errors import Problems
 from trainers.task import Task
 
 
-def read_csv_dataset(table: Path, data_root: Path | None = None, split_seed: int = 0) -> Dataset:
+def read_csv_dataset(
+    table: Path, data_root: Path | None = None, split_seed: int = 0, *, training_only: bool = False
+) -> Dataset:
     """Reads a table and the headers of all its images.
 
     Args:
         table: the CSV file.
         data_root: folder that image paths start from; None for the table's own.
         split_seed: moves patients and groups between parts where the table gives no split.
+        training_only: only the training part is asked for: one class is enough then, and a split column may leave the
+            other parts empty, or a class without a training image.
 
     Raises:
         UserError: with every mistake found in the table and every file that is missing or no image.
@@ -52,7 +56,7 @@ def read_csv_dataset(table: Path, data_root: Path | None = None, split_seed: int
     folder = (data_root or table.parent).absolute()
     classes = tuple(sorted({label for row in rows for label in row.labels}))
     problems = Problems()
-    check_rows(rows, table, problems)
+    check_rows(rows, table, problems, least_classes=1 if training_only else 2)
     parts_given = given_split(rows, table, problems)
     states = _inspect(rows, folder, table, data_root, problems)
     if not problems:
@@ -63,21 +67,19 @@ def read_csv_dataset(table: Path, data_root: Path | None = None, split_seed: int
     if parts_given is not None:
         part_of = np.array([PART_NAMES.index(part) for part in parts_given])
         origin = "given by the split column"
-        check_parts(
-            part_of,
-            membership,
-            classes,
-            str(table),
-            problems,
-            fill="mark some rows for it in the split column, or remove the column to have the images divided",
-            train="move some of their images to the train split, or leave these classes out",
-        )
+        fill = "mark some rows for it in the split column, or remove the column to have the images divided"
+        if training_only and "train" in empty_parts(part_of):
+            problems.add(str(table), "no image is in the train split", fill)
+        elif not training_only:
+            train = "move some of their images to the train split, or leave these classes out"
+            check_parts(part_of, membership, classes, str(table), problems, fill=fill, train=train)
         problems.raise_if_any()
     else:
         problems.raise_if_any()
         part_of = split_groups(membership, units, split_seed)
         origin = f"{':'.join(map(str, SHARES))} by {unit_name(rows)}, seed {split_seed}"
-        _check_own_parts(part_of, table, problems)
+        if not training_only:
+            _check_own_parts(part_of, table, problems)
         problems.raise_if_any()
 
     multi_label = any(len(row.labels) != 1 for row in rows)

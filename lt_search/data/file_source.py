@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +58,16 @@ class FileImages:
 
     def header(self, index: int) -> ImageHeader:
         """Mode and size as the file states them; of several views, those of the smallest."""
-        headers = [read_header(path) for path in self._paths(index)]
+        headers = [read_header(path) for path in self.paths(index)]
         return min(headers, key=lambda header: min(header.width, header.height))
 
     def decode(self, index: int, size: int) -> npt.NDArray[np.uint8]:
         """(channels, size, size) uint8, by the rules of `lt_search.data.image_files`, view after view."""
-        return np.concatenate([read_image(path, self.n_channels, size) for path in self._paths(index)])
+        return np.concatenate([read_image(path, self.n_channels, size) for path in self.paths(index)])
 
     def check(self, index: int) -> str | None:
         """Decodes the file of every view at its own size."""
-        for path in self._paths(index):
+        for path in self.paths(index):
             try:
                 read_image(path, self.n_channels)
             except UnreadableImageError as error:
@@ -78,8 +78,12 @@ class FileImages:
         """Hash of folder, names, file sizes and times of the last change."""
         return self.key
 
-    def _paths(self, index: int) -> list[Path]:
-        """The file of each view."""
+    def files(self) -> Iterator[Path]:
+        """The files of all views of all images."""
+        return (self.folder / name for name in self.names)
+
+    def paths(self, index: int) -> list[Path]:
+        """The file of each view of image `index`."""
         return [self.folder / name for name in self.names[index :: len(self.names) // self.n_views]]
 
 

@@ -60,8 +60,8 @@ def read_rows(table: Path) -> list[Row]:
     return [_row(*row) for row in zip(cells.numbers, *columns, strict=True)]
 
 
-def check_rows(rows: Sequence[Row], table: Path, problems: Problems) -> None:
-    """Adds rows without an image, images listed twice, and a table with fewer than two classes."""
+def check_rows(rows: Sequence[Row], table: Path, problems: Problems, *, least_classes: int = 2) -> None:
+    """Adds rows without an image, images listed twice, and a table with fewer classes than `least_classes` (1 or 2)."""
     unnamed = [str(row.line) for row in rows if not row.image]
     if unnamed:
         problems.add(
@@ -81,11 +81,11 @@ def check_rows(rows: Sequence[Row], table: Path, problems: Problems) -> None:
             f"keep one row per image; several labels go into one cell, separated by {SEPARATOR}",
         )
     classes = {label for row in rows for label in row.labels}
-    if len(classes) < 2:
+    if len(classes) < least_classes:
         found = f"only one class, {classes.pop()!r}" if classes else "no class at all"
         problems.add(
             str(table),
-            f"the label column has {found}; there must be at least two",
+            f"the label column has {found}; there must be at least {'two' if least_classes == 2 else 'one'}",
             "where there is one finding, name its absence as the other class",
         )
 

@@ -134,6 +134,7 @@ def read_nih_cxr14(argument: str, root: Path, split_seed: int) -> Dataset:
         classes=CLASSES,
         split_origin=division.origin,
         warnings=(*_table_warnings(root, table), *division.warnings),
+        nothing=_NOTHING,
     )
 
 

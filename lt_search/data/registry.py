@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from lt_search.errors import Problem, Problems, UserError
 from trainers.task import Task
 
 PLACE = "--dataset"
+
+_WITH_ROOT = re.compile(r"(?P<data>.*?\.csv|[^=]+)(=(?P<root>.+))?", re.IGNORECASE | re.DOTALL)
+"""A folder of the path of a CSV file may have an `=` in its name."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,15 @@ PUBLISHED: dict[str, Published] = {
 """Data sets that users download, by name."""
 
 
-def load_dataset(name_or_csv: str, data_root: Path | None = None, split_seed: int = 0) -> Dataset:
+def split_root(text: str) -> tuple[str, str | None]:
+    """The data set and the root of `NAME`, `NAME=DIR`, `FILE.csv` or `FILE.csv=DIR`; None where no root is given."""
+    match = _WITH_ROOT.fullmatch(text)
+    return (match["data"], match["root"]) if match else (text, None)
+
+
+def load_dataset(
+    name_or_csv: str, data_root: Path | None = None, split_seed: int = 0, *, training_only: bool = False
+) -> Dataset:
     """Finds and reads a data set; images are not decoded yet.
 
     Args:
@@ -55,6 +67,7 @@ def load_dataset(name_or_csv: str, data_root: Path | None = None, split_seed: in
         data_root: the folder of a downloaded data set; or where the image paths of a CSV file start from, None for
             the file's own folder.
         split_seed: moves images, or patients, between training, validation and test, where no split is given.
+        training_only: only the training part is asked for, so a CSV file need mark no row for another.
 
     Raises:
         UserError: with everything that is wrong.
@@ -72,7 +85,7 @@ def load_dataset(name_or_csv: str, data_root: Path | None = None, split_seed: in
         return BUNDLED[name](argument, split_seed)
     path = Path(name_or_csv).expanduser()
     if path.suffix.lower() == ".csv" or path.is_file():
-        return read_csv_dataset(path, data_root, split_seed)
+        return read_csv_dataset(path, data_root, split_seed, training_only=training_only)
     if path.is_dir():
         tables = sorted(path.glob("*.csv"))
         fix = f"give its table: {tables[0]}" if tables else "give the path of a CSV file"

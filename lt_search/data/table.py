@@ -16,8 +16,10 @@ from trainers.task import Task
 PartName = Literal["train", "val", "test"]
 PART_NAMES: tuple[PartName, ...] = ("train", "val", "test")
 
-Labels = npt.NDArray[np.uint8] | npt.NDArray[np.int64]
-"""(N, C) uint8 of 0 / 1 for multi-label, (N,) int64 class indices for multi-class."""
+Labels = npt.NDArray[np.uint8] | npt.NDArray[np.int64] | npt.NDArray[np.int8]
+"""(N, C) uint8 of 0 / 1 for multi-label, (N,) int64 class indices for multi-class.
+
+Of further training images (`ExtraData`) only: (N, C) int8 of 0 / 1, or -1 for a class that nobody has looked for."""
 
 FEW_IMAGES = 5
 """A class with fewer images than this in a part gets a warning: its scores there mean little."""
@@ -66,7 +68,7 @@ class Part:
     ids: tuple[str, ...]
     """(N,) names of the images, unique in the data set, sorted."""
     labels: Labels
-    """(N, C) uint8 of 0 / 1 for multi-label, (N,) int64 class indices for multi-class."""
+    """(N, C) or (N,), see `Labels`."""
     groups: tuple[str, ...]
     """(N,) what must stay together, such as the patient; unique per image where nothing is known."""
     source: ImageSource
@@ -87,8 +89,36 @@ class Part:
     def counts(self, n_classes: int) -> npt.NDArray[np.int64]:
         """(n_classes,) images of each class."""
         if self.labels.ndim == 2:
-            return np.asarray(self.labels.sum(axis=0), np.int64)
+            return np.asarray((self.labels > 0).sum(axis=0), np.int64)
         return np.bincount(self.labels, minlength=n_classes).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class ExtraData:
+    """Images of another data set that join training, see `lt_search.data.extra`."""
+
+    name: str
+    train: Part
+    """Its training images, but for those left out; labels (N, C) int8 in the order of one's own classes."""
+    of_images: int
+    """Images of the other data set in all its parts."""
+    unknown: tuple[str, ...]
+    """Classes that it says nothing of."""
+    left_out: tuple[str, ...]
+    """Its own names that are none of the classes."""
+    dropped: tuple[str, ...]
+    """Sentences on training images of its own that are left out."""
+
+    def sentences(self) -> tuple[str, ...]:
+        """What was added, what is unknown and what was left out, in words."""
+        facts = [
+            f"{len(self.train):,} images of its training part join training, of {self.of_images:,} in all",
+            *self.dropped,
+            f"unknown there: {', '.join(self.unknown)}" if self.unknown else "it has every class",
+        ]
+        if self.left_out:
+            facts.append(f"its labels that are no class are left out: {', '.join(self.left_out)}")
+        return tuple(f"extra data {self.name}: {fact}" for fact in facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +141,11 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     """What a person should know before trusting results on this data."""
     objective: str | None = None
-    """The metric that the data set is scored by, where it is not its task's main one."""
+    """The metric that the data set is published with, where it is not its task's main one; it goes before a space's."""
+    nothing: str | None = None
+    """What the data set calls an image with none of its classes, such as "No Finding", where that is none of them."""
+    extra: tuple[ExtraData, ...] = ()
+    """Further training data, which no count, split or fingerprint of the data set itself knows of."""
 
     def parts(self) -> Iterator[Part]:
         """Train, val and test, in this order."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lt_search.address import compute_kind, hash_tensors, stage1_address
-from lt_search.spec import RunSpec
+from lt_search.spec import ExtraFacts, RunSpec, extra_key
 
 DRAWN: dict[str, Any] = {"stage1.lr": 0.3, "stage1.optimiser": "momentum", "stage1.momentum": 0.2, "stage2.bias": 0.1}
 
@@ -58,6 +58,19 @@ def test_seed_and_data_count(tiny_spec: RunSpec, change: dict[str, Any]) -> None
     data = tiny_spec.data.model_copy(update=change.get("data", {}))
     other = tiny_spec.model_copy(update={**change, "data": data})
     assert stage1_address(tiny_spec, DRAWN) != stage1_address(other, DRAWN)
+
+
+def test_extra_training_data_counts_with_its_pixels_and_order(tiny_spec: RunSpec) -> None:
+    def address(*extra: tuple[str, str]) -> str:
+        facts = [ExtraFacts(name="more", fingerprint=one, images=4, unknown=["c"], left_out=[]) for one, _ in extra]
+        pixels = {**tiny_spec.data.pixels, **{extra_key(n): found for n, (_, found) in enumerate(extra, 1)}}
+        data = tiny_spec.data.model_copy(update={"extra": facts, "pixels": pixels})
+        return stage1_address(tiny_spec.model_copy(update={"data": data}), DRAWN)
+
+    one, two = ("one", "p1"), ("two", "p2")
+    different = [address(), address(one), address(two), address(one, two), address(two, one), address(("one", "p2"))]
+    assert len(set(different)) == len(different)
+    assert address() == stage1_address(tiny_spec, DRAWN)
 
 
 def test_an_edited_trainer_of_the_users_own_has_other_stage_1s(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lt_search.cli import main
 from tests.lt_search.data.published import make_isic, make_nih, make_odir
+from tests.lt_search.extra import extra_table
 from tests.lt_search.tiny_encoders import save_clip
 
 
@@ -211,6 +212,28 @@ def test_data_check_describes_a_published_data_set_with_its_split_and_metrics(ru
     assert outcome.code == 0, outcome.err
     for word in ("odir5k: multi-label, 70 images, 8 classes", "2 RGB views", "objective: odir_score", "pooled_kappa"):
         assert word in outcome.out
+
+
+def test_extra_data_is_checked_and_planned_with(run, tiny_csv: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", 0.0)
+    extra_table(tmp_path / "images", "a|hernia", "b", "")
+    (tmp_path / "images/labels.csv").rename(tmp_path / "more.csv")
+    data = ("--dataset", tiny_csv, "--extra-data", f"more.csv={tmp_path / 'images'}")
+    said = ("extra data more: 3 images", "unknown there: c", "are left out: hernia")
+    checked = run("data", "check", *data)
+    assert checked.code == 0, checked.err
+    small = ("--budget", "small", "--set", "stage1.d_model=8", "--set", "stage1.heads=2", "--set", "stage1.epochs=2")
+    planned = run("search", "--space", "cxr", *data, *small, "--trials", "2", "--plan")
+    assert planned.code == 0, planned.err
+    for words in said:
+        assert words in checked.out and words in planned.out
+    wrong = run("search", "--space", "ldrnet", *data, "--metric", "mPA")
+    assert wrong.code == 2
+    assert (
+        "2 things are wrong" in wrong.err and "--extra-data: ldrnet does not take labels that are unknown" in wrong.err
+    )
+    missing = run("search", "--space", "cxr", *data, "--extra-data", "none.csv")
+    assert missing.code == 2 and f"--extra-data: {tmp_path / 'none.csv'}: no such file" in missing.err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from rich.console import Console
 from lt_search.comparison import compare, is_comparison
 from lt_search.drive import RunOptions
 from lt_search.errors import UserError
+from lt_search.exit_codes import ExitCode
 from lt_search.run_folder import COMPARISON
 from lt_search.spec import SpecOptions
+from tests.lt_search.extra import extra_table
 
 
 @pytest.fixture
@@ -49,6 +52,45 @@ def test_mistakes_in_every_row_are_told_before_the_first_one_trains(rows: Path, 
     assert "less than or equal to 10" in found
     assert "stage1.nothing" in found
     assert not storage.exists() or not os.listdir(storage)
+
+
+@pytest.fixture
+def cxr_rows(tmp_path: Path) -> Path:
+    path = tmp_path / "cxr_rows.yaml"
+    path.write_text(
+        """
+trainer: cxr
+metric: mAP
+set: {stage1.backbone: conv4, stage1.weights: none, stage1.d_model: 8, stage1.heads: 2, stage1.epochs: 1}
+budgets: {small: {trials: 1, image_size: 8, set: {stage2.rounds: 1}}}
+rows:
+  zero: {set: {stage1.missing_labels: zero}}
+  mask: {set: {stage1.missing_labels: mask}}
+"""
+    )
+    return path
+
+
+def test_rows_are_compared_with_the_same_extra_data(
+    cxr_rows: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: dict[str, SpecOptions] = {}
+
+    def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
+        begun[str(options.row)] = options
+        return ExitCode.INTERRUPTED
+
+    monkeypatch.setattr("lt_search.comparison.search", search)
+    monkeypatch.setattr("lt_search.comparison.ray_cluster", lambda address: nullcontext())
+    extra = extra_table(tmp_path / "more", "a", "b")
+    options = SpecOptions(str(cxr_rows), str(tiny_csv), extra_data=(str(extra),))
+    runs = str(tmp_path / "runs")
+    compare(options, RunOptions(storage=runs, name="both"), Console(quiet=True))
+    assert begun.pop("zero").extra_data == (str(extra),)
+    for given, expected in (((), (str(extra),)), (("elsewhere.csv",), ("elsewhere.csv",))):
+        resumed = SpecOptions("", extra_data=given)
+        compare(resumed, RunOptions(storage=runs, resume="both"), Console(quiet=True))
+        assert begun.pop("zero").extra_data == expected
 
 
 def test_weights_that_a_later_row_lacks_are_told_before_the_first_one_trains(tmp_path: Path) -> None:

@@ -8,17 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lt_search.checkpoints import checkpoint_files, load_checkpoint
+from lt_search.data.decoded import open_images
+from lt_search.data.extra import add_extra_data
 from lt_search.data.registry import load_dataset
 from lt_search.messages import RunInputs, StepReport, TrialJob
 from lt_search.rungs import Rung
 from lt_search.session import LoadedInputs, TrialSession
-from lt_search.spec import RunSpec
+from lt_search.spec import RunSpec, SpecOptions, resolve_spec
 from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore
+from tests.lt_search.extra import extra_table
 
 
 @pytest.fixture
@@ -268,3 +272,63 @@ def test_a_full_disk_is_no_fault_of_the_trial(
     assert report.ended
     assert not report.final
     assert "No space left" in str(report.storage_failure)
+
+
+SMALL_CXR = ("stage1.epochs=1", "stage2.rounds=1", "stage1.d_model=8", "stage1.heads=2", "stage1.ffn=8")
+
+
+def test_extra_images_reach_the_trainer_behind_its_own_with_unknown_labels(tiny_csv: Path, tmp_path: Path) -> None:
+    table = extra_table(tmp_path / "more", "a", "b|hernia", "", "a|b")
+    data = load_dataset(str(tiny_csv))
+    extended = add_extra_data(data, [str(table)])
+    options = SpecOptions("cxr", budget="small", set=SMALL_CXR)
+    spec = resolve_spec(options, extended, gpu=False)
+    inputs = RunInputs.of(spec, extended, {}, tmp_path / "run")
+    loaded, own = LoadedInputs(inputs, torch.device("cpu")), len(data.train)
+    assert loaded.train_labels.dtype == torch.float32
+    for policy, unknown in (("mask", math.nan), ("zero", 0.0)):
+        config = spec.resolve({"stage1.missing_labels": policy})
+        trainer = loaded.build_trainer(config)
+        added = [[1, 0, unknown], [0, 1, unknown], [0, 0, unknown], [1, 1, unknown]]
+        np.testing.assert_array_equal(trainer.labels, [*data.train.labels.tolist(), *added])
+    given = trainer.inputs
+    sizes = spec.data.image_size
+    both = [open_images(part, sizes) for part in (data.train, extended.extra[0].train)]
+    np.testing.assert_array_equal(given.images[np.arange(own + 4)], np.concatenate(both))
+    assert list(given.groups or ()) == [*data.train.groups, *(f"patient:more{number}" for number in range(4))]
+    assert inputs.val is data.val
+
+
+def test_a_trial_with_extra_images_goes_through_both_stages_and_its_model_needs_none_of_them(
+    tiny_csv: Path, tmp_path: Path
+) -> None:
+    data = load_dataset(str(tiny_csv))
+    extended = add_extra_data(data, [str(extra_table(tmp_path / "more", *["a", "b|hernia", "", "a|b"] * 4))])
+    for policy in ("zero", "mask"):
+        options = SpecOptions("cxr", budget="small", set=(*SMALL_CXR, f"stage1.missing_labels={policy}"))
+        spec = resolve_spec(options, extended, gpu=False)
+        inputs = RunInputs.of(spec, extended, {}, tmp_path / policy, tmp_path / policy)
+        session = _sharing_session(inputs, spec, 0)
+        reports = _to_the_end(session)
+        assert [(r.stage, r.step, r.failure) for r in reports] == [(1, 1, None), (2, 1, None)]
+        assert all(math.isfinite(value) for r in reports for value in r.scalars.values())
+        again = _to_the_end(_sharing_session(inputs, spec, 1))
+        assert again[0].reused_from and again[-1].scalars == reports[-1].scalars
+        plain = LoadedInputs(RunInputs.of(spec, data, {}, tmp_path / policy), torch.device("cpu"))
+        exported = plain.load_trainer(spec.config, session.trainer.state()["model"])
+        val = plain.val_images
+        assert torch.equal(exported.predict_logits(val), session.trainer.predict_logits(val))
+
+
+def test_images_without_any_label_give_finite_metrics(tiny_spec: RunSpec, tiny_csv: Path, tmp_path: Path) -> None:
+    header, *lines = tiny_csv.read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    # Of the 40 patients only every second one keeps its labels, and no image of another one has any.
+    kept = [[image, label if int(patient[1:]) % 2 else "", patient] for image, label, patient in cells]
+    tiny_csv.write_text("\n".join([header, *(",".join(row) for row in kept)]) + "\n")
+    data = load_dataset(str(tiny_csv))
+    assert all((part.labels.max(axis=1) == 0).mean() > 0.4 for part in data.parts())
+    reports = _to_the_end(_session(RunInputs.of(tiny_spec, data, {}, tmp_path / "run"), tiny_spec))
+    assert all(report.failure is None for report in reports)
+    assert all(math.isfinite(value) for report in reports for value in report.scalars.values())
+    assert reports[-1].standard_error is not None

@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 
+from lt_search.data.extra import add_extra_data
 from lt_search.data.registry import load_dataset
+from lt_search.data.table import Dataset
 from lt_search.errors import UserError
 from lt_search.rungs import Rung
 from lt_search.space import load_space, shipped_spaces
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec
 from lt_search.values import flatten
+from tests.lt_search.data.published import make_odir
+from tests.lt_search.extra import extra_table
 
 
 @pytest.fixture
@@ -153,6 +157,60 @@ budgets:
     )
     with pytest.raises(UserError, match="the rung at step 2 comes before every loss is active"):
         _resolve(SpecOptions(str(space), "digits-ml:200"))
+
+
+def test_the_objective_is_the_users_else_the_data_sets_own_else_the_spaces(tmp_path: Path) -> None:
+    odir = load_dataset("odir5k", make_odir(tmp_path))
+    by_eye = load_dataset("odir5k:eyes", tmp_path)
+
+    def resolve(data: Dataset, metric: str | None = None) -> RunSpec:
+        return resolve_spec(SpecOptions("ldrnet", metric=metric), data, gpu=False)
+
+    def said(spec: RunSpec) -> list[str]:
+        return [note for note in spec.notes if note.startswith("objective")]
+
+    own = resolve(odir)
+    assert own.metric == "odir_score"
+    (note,) = said(own)
+    assert "odir5k is scored by" in note and "--metric mAP takes the space's" in note
+    assert (resolve(odir, "macro_f1").metric, said(resolve(odir, "macro_f1"))) == ("macro_f1", [])
+    assert (resolve(by_eye).metric, said(resolve(by_eye))) == ("mAP", [])
+    agreeing = resolve(replace(by_eye, objective="mAP"))
+    assert (agreeing.metric, said(agreeing)) == ("mAP", [])
+
+
+def test_extra_data_is_counted_apart_and_said(tiny_csv: Path, tmp_path: Path) -> None:
+    table = extra_table(tmp_path / "more", *["a|hernia", "b"] * 40)
+    plain = load_dataset(str(tiny_csv))
+    extended = add_extra_data(plain, [str(table)])
+    options = SpecOptions("cxr", budget="small")
+    without, spec = (resolve_spec(options, data, gpu=False) for data in (plain, extended))
+    assert spec.data.train_counts == without.data.train_counts and spec.data.images == without.data.images
+    assert spec.data.training_images == without.data.training_images + 80 == len(plain.train) + 80
+    assert spec.data.fingerprint == without.data.fingerprint and not without.data.extra
+    text = "\n".join(spec.notes)
+    for words in ("extra data more: 80 images of", "extra data more: unknown there: c", "are left out: hernia"):
+        assert words in text
+    groups = [note for note in without.notes if note.startswith("Classes by training images")]
+    assert groups and groups[0] in spec.notes
+
+
+def test_epochs_are_reckoned_with_extra_data(tiny_csv: Path, tiny_space: Path, tmp_path: Path) -> None:
+    space = tiny_space.read_text().replace("tests.tiny:TinyTrainer", "cxr").split("search:")[0]
+    tiny_space.write_text(space + "budgets: {small: {trials: 2, image_size: 8, stage1_images: 4000, max_epochs: 99}}")
+    table = extra_table(tmp_path / "more", *["a", "b"] * 40)
+    plain = load_dataset(str(tiny_csv))
+    for data, images in ((plain, len(plain.train)), (add_extra_data(plain, [str(table)]), len(plain.train) + 80)):
+        spec = resolve_spec(SpecOptions(str(tiny_space), set=("stage1.weights=none",)), data, gpu=False)
+        assert spec.stage_lengths[0] == round(4000 / images)
+
+
+@pytest.mark.parametrize("space", ["ldrnet", "baselines-ml"])
+def test_extra_data_is_for_trainers_that_take_unknown_labels(space: str, tiny_csv: Path, tmp_path: Path) -> None:
+    data = add_extra_data(load_dataset(str(tiny_csv)), [str(extra_table(tmp_path / "more", "a", "b"))])
+    row = next(iter(load_space(space).rows), None)
+    with pytest.raises(UserError, match=r"--extra-data: \w+ does not take labels that are unknown.*\n.*such as cxr"):
+        resolve_spec(SpecOptions(space, row=row, budget="small"), data, gpu=False)
 
 
 def test_a_multi_label_space_on_multi_class_data_is_refused() -> None:

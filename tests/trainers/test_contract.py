@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lt_search.data.joined import JoinedImages
 from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer
 from trainers.registry import BUILT_IN, find_trainer
 from trainers.state import pack, unpack
@@ -428,6 +429,48 @@ def test_a_class_of_one_or_no_positive_image_trains_on(case: tuple[str, Task], p
     losses += train(trainer, 2, range(2))
     assert all(np.isfinite(value) for step in losses for value in step.values())
     assert trainer.predict_logits(pictures(4)).isfinite().all()
+
+
+MULTI_LABEL = [case for case in CASES if case[1] == Task.MULTI_LABEL]
+
+
+def finite_in_both_stages(trainer: Trainer) -> bool:
+    """Whether every loss, probe and prediction of some steps is finite."""
+    losses = train(trainer, 1, range(2))
+    logits = [trainer.probe_logits(pictures(4))]
+    trainer.begin_stage2()
+    losses += train(trainer, 2, range(2))
+    logits.append(trainer.predict_logits(pictures(4)))
+    values = [value for step in losses for value in step.values()]
+    return bool(np.isfinite(values).all()) and all(bool(found.isfinite().all()) for found in logits)
+
+
+@pytest.mark.parametrize("of", MULTI_LABEL, ids="-".join)
+def test_images_without_any_label_are_trained_on(of: tuple[str, Task]) -> None:
+    labels = torch.zeros(N, C)
+    labels[:6, :2] = torch.eye(2).repeat(3, 1)
+    labels[:2, 2:] = 1
+    trainer = build(of, labels=labels)
+    assert finite_in_both_stages(trainer), "most batches have no label at all"
+
+
+TAKES_UNKNOWN = [case for case in MULTI_LABEL if find_trainer(case[0].partition("/")[0]).takes_unknown_labels]
+
+
+def test_some_trainer_takes_unknown_labels() -> None:
+    assert {name.partition("/")[0] for name, _ in TAKES_UNKNOWN} == {"cxr"}
+
+
+@pytest.mark.parametrize("of", TAKES_UNKNOWN, ids="-".join)
+def test_images_of_several_arrays_with_unknown_labels_are_trained_on(of: tuple[str, Task]) -> None:
+    labels = labels_for(Task.MULTI_LABEL)
+    labels[N // 2 :, 1:3] = torch.nan
+    labels[0, 0] = -1
+    trainer = build(of, labels=labels)
+    trainer.inputs = replace(trainer.inputs, images=JoinedImages(np.split(trainer.inputs.images, [20, 30])))
+    whole = build(of, labels=labels)
+    assert finite_in_both_stages(trainer) and finite_in_both_stages(whole)
+    assert_same(trainer, whole)
 
 
 def test_a_divergence_shows_as_nan_in_losses_and_predictions(case: tuple[str, Task]) -> None:

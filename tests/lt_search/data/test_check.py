@@ -51,3 +51,18 @@ def test_the_text_says_all_of_it(tmp_path: Path) -> None:
     assert sum(map(int, lines["images"][1:])) == 50
     assert sum(map(int, lines["patients"][3:])) == 25
     assert "fewer than 5 images" in text
+
+
+def test_images_without_any_label_are_counted_in_every_part(tmp_path: Path) -> None:
+    rows = [
+        {**row, "label": row["label"] if number % 5 == 3 else ""} for number, row in enumerate(multi_label_rows(80))
+    ]
+    rows[0]["label"], rows[1]["label"] = "edema", "edema"
+    dataset = load_dataset(str(make_table(tmp_path, rows)))
+    found = describe(dataset)
+    assert found.sound
+    unlabelled = {part.name: int((part.labels.max(axis=1) == 0).sum()) for part in dataset.parts()}
+    assert sum(unlabelled.values()) == 80 - 16 - 2
+    assert {name: part.unlabelled for name, part in found.parts.items()} == unlabelled
+    (line,) = (line for line in found.render().splitlines() if line.startswith("(no label)"))
+    assert line.split()[2:] == [str(count) for count in unlabelled.values()]

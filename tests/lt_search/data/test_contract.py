@@ -9,6 +9,7 @@ import pytest
 
 from lt_search.data import Dataset, load_dataset, open_images
 from lt_search.data.check import describe
+from lt_search.metrics import check_metric
 from tests.lt_search.data.pictures import make_table, multi_class_rows, multi_label_rows
 from tests.lt_search.data.published import (
     add_official_lists,
@@ -150,3 +151,9 @@ def test_real_images_keep_the_contract(name: str, tmp_path: Path) -> None:
     check_contract(dataset)
     images = open_images(dataset.val, 32, cache_dir=tmp_path)
     assert images.std() > 10
+
+
+def test_an_objective_of_its_own_is_a_metric_of_its_task_that_can_be_searched_for(load: Loader) -> None:
+    dataset = load(0)
+    if dataset.objective is not None:
+        assert check_metric(dataset.objective, dataset.task).name == dataset.objective

@@ -124,7 +124,9 @@ def test_the_check_states_both_eyes_and_the_score_of_the_challenge(root: Path) -
     assert found.sound
     text = found.render()
     assert "2 RGB views an image to a trainer" in text
-    assert "objective: odir_score with --metric odir_score; also scored: mAP, macro_auc, mACC" in text
+    assert (
+        "objective: odir_score of any search, unless --metric says otherwise; also scored: mAP, macro_auc, mACC" in text
+    )
     assert "objective: mAP unless" in describe(load_dataset("odir5k:eyes", root)).render()
 
 

@@ -1,0 +1,140 @@
+"""What a run is made of before its search starts, and what a resumed one refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from lt_search.data.decoded import open_images, pixels_checksum
+from lt_search.drive import RunOptions
+from lt_search.errors import Problem, UserError
+from lt_search.messages import RunInputs
+from lt_search.run import check_places, load_training_data, search
+from lt_search.run_folder import new_run, open_run
+from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.store import FolderStore
+from tests.lt_search.extra import extra_table
+
+SMALL = ("stage1.epochs=8", "stage1.d_model=16", "stage1.heads=2")
+
+
+@pytest.fixture
+def extra(tmp_path: Path) -> Path:
+    return extra_table(tmp_path / "more", "a", "b|hernia", "", "a|b")
+
+
+@pytest.fixture
+def options(tiny_csv: Path, extra: Path) -> SpecOptions:
+    return SpecOptions("cxr", str(tiny_csv), extra_data=(str(extra),), budget="small", set=SMALL)
+
+
+def _begun(options: SpecOptions, storage: Path) -> RunSpec:
+    """A run that was killed before its first trial."""
+    _, dataset = check_places(options, RunOptions(storage=str(storage)))
+    spec = resolve_spec(options, dataset, gpu=False)
+    parts = {part.name: part for part in dataset.parts()} | {
+        f"extra {number}": one.train for number, one in enumerate(dataset.extra, 1)
+    }
+    for part in parts.values():
+        open_images(part, spec.data.image_size)
+    pixels = {name: pixels_checksum(part, spec.data.image_size) for name, part in parts.items()}
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"pixels": pixels})})
+    new_run(FolderStore(storage), "mine", spec, {})
+    return spec
+
+
+def _resumed(storage: Path, options: SpecOptions | None = None) -> str:
+    with pytest.raises(UserError) as raised:
+        how = RunOptions(storage=str(storage), resume="mine")
+        search(options or SpecOptions(""), how, Console(quiet=True))
+    return str(raised.value)
+
+
+def _refuse(address: str | None) -> None:
+    raise UserError(Problem("Ray", "reached Ray"))
+
+
+def test_a_run_keeps_its_extra_data_and_its_retraining_gets_it_again(
+    options: SpecOptions, extra: Path, tmp_path: Path
+) -> None:
+    _begun(options, tmp_path / "runs")
+    _, spec = open_run(FolderStore(tmp_path / "runs"), "mine")
+    assert spec.options["extra_data"] == [str(extra)]
+    (facts,) = spec.data.extra
+    assert (facts.name, facts.images, facts.unknown, facts.left_out) == ("more", 4, ["c"], ["hernia"])
+    assert set(spec.data.pixels) == {"train", "val", "test", "extra 1"}
+    dataset = load_training_data(spec.options, spec.data.name)
+    inputs = RunInputs.of(spec, dataset, {}, tmp_path)
+    (part,) = inputs.extra
+    assert part.fingerprint == facts.fingerprint
+    np.testing.assert_array_equal(part.labels, [[1, 0, -1], [0, 1, -1], [0, 0, -1], [1, 1, -1]])
+    plain = load_training_data({**spec.options, "extra_data": []}, spec.data.name)
+    assert inputs.train.fingerprint == plain.train.fingerprint and inputs.val.fingerprint == plain.val.fingerprint
+    assert inputs.train_counts == tuple(plain.train_counts())
+
+
+def test_options_of_a_run_without_the_option_mean_no_extra_data(tiny_spec: RunSpec) -> None:
+    kept = {name: value for name, value in tiny_spec.options.items() if name != "extra_data"}
+    assert load_training_data(kept, tiny_spec.data.name).extra == ()
+
+
+def test_a_resumed_run_goes_on_with_its_extra_data_also_where_it_has_moved(
+    options: SpecOptions, extra: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lt_search.run.ray_cluster", _refuse)
+    _begun(options, tmp_path / "runs")
+    assert "reached Ray" in _resumed(tmp_path / "runs")
+    extra.rename(extra.with_name("renamed.csv"))
+    assert "no such file" in _resumed(tmp_path / "runs")
+    moved = SpecOptions("", extra_data=(str(extra.with_name("renamed.csv")),))
+    assert "reached Ray" in _resumed(tmp_path / "runs", moved)
+
+
+def test_a_resumed_run_with_other_extra_data_is_refused(
+    options: SpecOptions, extra: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lt_search.run.ray_cluster", _refuse)
+    runs = tmp_path / "runs"
+    _begun(options, runs)
+    other = extra_table(tmp_path / "other", "a", "b|hernia", "", "b", seed=2)
+    for given in ((str(other),), (str(extra), str(other))):
+        assert "is not that of the run (more)" in _resumed(runs, SpecOptions("", extra_data=given))
+    extra.write_text(extra.read_text().replace("a|b", "b"))
+    assert "the extra data (more) is not that of the run (more)" in _resumed(runs)
+
+
+def test_a_resumed_run_whose_extra_images_have_changed_is_refused(
+    options: SpecOptions, extra: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lt_search.run.ray_cluster", _refuse)
+    _begun(options, tmp_path / "runs")
+    image = extra.parent / "images/000.png"
+    size = image.stat().st_size
+    Image.new("L", (8, 8), 7).save(image)
+    image.write_bytes(image.read_bytes().ljust(size, b"\0"))
+    assert image.stat().st_size == size, "names, labels and sizes, all that the fingerprint sees, are the same"
+    assert "the images of more are not those of the run" in _resumed(tmp_path / "runs")
+
+
+def test_a_run_without_extra_data_takes_none_when_resumed(
+    options: SpecOptions, extra: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lt_search.run.ray_cluster", _refuse)
+    _begun(replace(options, extra_data=()), tmp_path / "runs")
+    assert "reached Ray" in _resumed(tmp_path / "runs")
+    found = _resumed(tmp_path / "runs", SpecOptions("", extra_data=(str(extra),)))
+    assert "the extra data (more) is not that of the run (none)" in found
+
+
+def test_an_extra_image_that_cannot_be_decoded_is_named_before_the_search(
+    options: SpecOptions, extra: Path, tmp_path: Path
+) -> None:
+    victim = extra.parent / "images/002.png"
+    victim.write_bytes(victim.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"extra 1: the train images: 1 of 4 cannot be decoded: images/002\.png"):
+        search(options, RunOptions(storage=str(tmp_path / "runs")), Console(quiet=True))
