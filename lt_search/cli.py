@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lt_search.durations import parse_duration
-from lt_search.errors import Problems, UserError
+from lt_search.errors import MachineError, Problems, UserError
 from lt_search.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -450,6 +450,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             sys.stderr.write(f"  {problem}\n")
         return ExitCode.BAD_INPUT
+    except MachineError as error:
+        sys.stderr.write(f"lt-search: {error}\n")
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         sys.stderr.write("lt-search: interrupted\n")
         return ExitCode.INTERRUPTED

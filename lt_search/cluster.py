@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lt_search.data.workers import usable_cores
-from lt_search.errors import Problem, UserError
+from lt_search.errors import MachineError, Problem, UserError
 
 CONNECT_SECONDS = 5.0
 """Longest wait for a cluster's address to answer."""
@@ -53,6 +53,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
     Raises:
         UserError: if there is no cluster at the address.
+        MachineError: if Ray does not start here, as on a machine that has no core to spare for minutes.
     """
     for name, value in _TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -71,10 +72,11 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray's own start raises nothing more special
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         if address is None:
-            raise
-        raise UserError(_no_cluster(address, str(error).splitlines()[0])) from error
+            raise MachineError(f"Ray did not start on this machine: {reason}") from error
+        raise UserError(_no_cluster(address, reason)) from error
     try:
         yield
     finally:

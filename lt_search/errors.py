@@ -38,6 +38,10 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
+class MachineError(Exception):
+    """Something outside the user's input and the run does not work, such as Ray's start. Exit code 1, no traceback."""
+
+
 class Problems:
     """Collects mistakes while checks go on, so that the user sees all of them in one message."""
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 
 import pytest
+import ray
 
-from lt_search.cluster import TrialResources, cores_given, fit
+from lt_search.cluster import TrialResources, cores_given, fit, ray_cluster
+from lt_search.errors import MachineError
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,13 @@ def test_a_process_with_all_cores_leaves_the_count_to_ray(monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     assert cores_given() is None
+
+
+def test_a_ray_that_does_not_start_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")  # noqa: TRY002
+
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(MachineError) as found, ray_cluster(None):
+        pass
+    assert str(found.value) == "Ray did not start on this machine: The current node timed out during startup."
