@@ -15,12 +15,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 INTERRUPTED = 130
+
+DATA = {"mhsma": "mhsma_sperm", "chula": "chula_rbc_cells"}
+"""Data sets that users have in a folder, by the option that names it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ BENCHMARKS = (
     Benchmark(
         "multi_label_table",
         "BCE, ASL, LDRNet and CXR: test scores over three seeds",
-        "TIME",
+        "35 minutes, and 50 more with mhsma_sperm",
         "tables",
         ("--storage", "-runs"),
         ("mhsma",),
@@ -75,25 +78,24 @@ BENCHMARKS = (
     Benchmark(
         "one_label_table",
         "LMD and metric learning beside their baselines: test scores over three seeds",
-        "TIME",
+        "15 minutes, and 30 more with chula_rbc_cells",
         "tables",
         ("--storage", "-runs"),
         ("chula",),
     ),
-    Benchmark("turnaround", "warm worker processes against fresh ones", "minutes"),
-    Benchmark("stage2_memory", "peak memory against the number of virtual images", "a minute"),
+    Benchmark("turnaround", "warm worker processes against fresh ones", "some minutes"),
+    Benchmark("stage2_memory", "peak memory against the number of virtual images", "some minutes"),
     Benchmark("winner", "tuned against the paper's values and random search, on the test split", "20 minutes"),
-    Benchmark("virtual_features", "virtual features against NumPy, and the memory of LMD's stage 2", "minutes"),
-    Benchmark("compensation", "LMD's FDC loss against one covariance per sample and class", "a minute"),
-    Benchmark("input_pipeline", "the decoded cache against a DataLoader of JPEG files", "minutes"),
+    Benchmark("virtual_features", "virtual features against NumPy, and the memory of LMD's stage 2", "some minutes"),
+    Benchmark("compensation", "LMD's FDC loss against one covariance per sample and class", "some minutes"),
+    Benchmark("input_pipeline", "the decoded cache against a DataLoader of JPEG files", "some minutes"),
 )
 
 
-def run(benchmark: Benchmark, results: Path, given: Mapping[str, Any]) -> int:
-    """Runs a benchmark, or shows what it printed if it is finished; returns its exit code."""
-    command = benchmark.command(results, given)
+def run(name: str, command: Sequence[str], results: Path) -> int:
+    """Runs a benchmark, or shows what it printed if this command has finished before; returns its exit code."""
     title = f"$ python {' '.join(command)}\n"
-    finished, unfinished = results / f"{benchmark.name}.txt", results / f"{benchmark.name}.part.txt"
+    finished, unfinished = results / f"{name}.txt", results / f"{name}.part.txt"
     print(f"\n{title}", end="", flush=True)
     if finished.exists():
         kept_title, _, output = finished.read_text().partition("\n")
@@ -146,7 +148,7 @@ def main() -> int:
         group = groups.add_parser(name, help=what)
         group.add_argument("--results", type=Path, metavar="FOLDER", help="keeps all output, and goes on where it was")
         for option in sorted({option for b in BENCHMARKS if b.group == name for option in b.takes}):
-            group.add_argument(f"--{option}", metavar="FOLDER", help=f"folder of {option}'s images, with labels.csv")
+            group.add_argument(f"--{option}", metavar="FOLDER", help=f"folder of {DATA[option]}, with labels.csv")
     given = parser.parse_args()
     codes = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -154,7 +156,7 @@ def main() -> int:
         results.mkdir(parents=True, exist_ok=True)
         for benchmark in BENCHMARKS:
             if benchmark.group == given.group:
-                codes.append(run(benchmark, results, vars(given)))
+                codes.append(run(benchmark.name, benchmark.command(results, vars(given)), results))
                 if codes[-1] != 0:
                     print(f"{benchmark.name} ended with exit code {codes[-1]}", file=sys.stderr, flush=True)
     return max(map(abs, codes))

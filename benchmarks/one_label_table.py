@@ -3,8 +3,8 @@
     python -m benchmarks.one_label_table [--chula FOLDER] [--storage FOLDER]
 
 On `digits-lt` (306 training images of 32 pixels) and, where its folder is given, on 3,000 images of chula_rbc_cells
-drawn by smear field, decoded to 32 pixels. Default 3 seeds and 8 trials: TIMES With --storage the runs are kept,
-and a table that was interrupted goes on where it was.
+drawn by smear field, decoded to 32 pixels. Default 3 seeds and 8 trials: some 15 minutes for digits-lt and 30 for chula
+on two cores. With --storage the runs are kept, and a table that was interrupted goes on where it was.
 
 Rows, each with the first values of its space (budget `small`): cross-entropy; cRT, tau-norm, post-hoc logit adjustment
 and VFC only on that same cross-entropy model; LMD and metric learning; and both after an 8-trial search on validation
