@@ -8,11 +8,12 @@ whose stage 1 is the same, such as methods on one cross-entropy model, share it 
 from __future__ import annotations
 
 import argparse
+import atexit
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -112,13 +113,21 @@ def run_rows(data: Data, rows: Iterable[Row], seeds: int, trials: int, storage: 
     jobs = [(row, seed) for row in rows for seed in range(seeds)]
     run = partial(run_row, data, trials=trials, storage=storage)
     found: dict[str, list[Logits]] = {}
-    with ProcessPoolExecutor(min(SEARCHES, usable_cores()), mp_context=get_context("spawn")) as pool:
+    searches, context = min(SEARCHES, usable_cores()), get_context("spawn")
+    with ProcessPoolExecutor(searches, mp_context=context, initializer=start_ray) as pool:
         done = pool.map(run, *zip(*jobs, strict=True))
         for (row, seed), (logits, seconds) in zip(jobs, done, strict=True):
             print(f"{data.name}: {row.name}, seed {seed}: {seconds:.0f} s", flush=True)
             for name, of_seed in logits.items():
                 found.setdefault(name, []).append(of_seed)
     return found
+
+
+def start_ray() -> None:
+    """Starts Ray for all searches of this process, until it ends."""
+    stack = ExitStack()
+    stack.enter_context(ray_cluster(None))
+    atexit.register(stack.close)
 
 
 _interrupted = False
@@ -143,13 +152,12 @@ def run_row(data: Data, row: Row, seed: int, *, trials: int, storage: Path) -> t
     name = f"{data.name.split(',')[0]}-{row.name}-seed{seed}" + (f"-{trials}trials" if row.searched else "")
     options = data.options(row, seed)
     try:
-        with ray_cluster(None):
-            if not store.exists(f"{name}/{DEFAULT}/{BEST}"):
-                search_to(store, name, options, 1)
-                run, spec = open_run(store, name)
-                export_best(spec, run, summarise(spec, Journal.reader(run.path(JOURNAL))), DEFAULT)
-            if row.searched:
-                search_to(store, name, options, trials)
+        if not store.exists(f"{name}/{DEFAULT}/{BEST}"):
+            search_to(store, name, options, 1)
+            run, spec = open_run(store, name)
+            export_best(spec, run, summarise(spec, Journal.reader(run.path(JOURNAL))), DEFAULT)
+        if row.searched:
+            search_to(store, name, options, trials)
         dataset = data.load()
         exports = {row.name: DEFAULT} | ({f"{row.name} tuned": FOLDER} if row.searched else {})
         logits = {
