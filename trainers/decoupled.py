@@ -19,6 +19,7 @@ from trainers.augment import training_images
 from trainers.base import Task, TrainerConfig, TrainerInputs, Weights
 from trainers.gaussians import Gaussians, fit
 from trainers.heads import ClassHead
+from trainers.image_trainer import fused
 from trainers.long_tail_losses import (
     COSINE_LOSSES,
     ONE_LABEL_LOSSES,
@@ -49,12 +50,14 @@ class DecoupledStage1(LongTailStage1):
     """Length of stage 1 in passes over the training images, or over `images_per_epoch` of them."""
     batch_size: int = Field(128, ge=2, le=65_536)
     """Images in a batch."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW. The rows of a comparison and what they are compared with should share it."""
     lr: float = Field(0.01, gt=0, le=10)
-    """SGD's learning rate, constant but for `ldam_drw`."""
+    """Learning rate, constant but for `ldam_drw`."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD's momentum."""
     weight_decay: float = Field(5e-4, ge=0, le=1)
-    """SGD's L2 penalty."""
+    """SGD's L2 penalty, AdamW's weight decay."""
 
 
 class DecoupledStage2(RebalancingStage2):
@@ -125,12 +128,15 @@ class DecoupledTrainer(RebalancingTrainer[DecoupledConfig]):
         )
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """One SGD in stage 1; in stage 2 one for what the method learns, if anything."""
+        """One optimiser in stage 1; in stage 2 an SGD for what the method learns, if anything."""
         one, two, head = self.config.stage1, self.config.stage2, self._head
         if self.stage == 1:
             # Scales are stage 2's, and a cosine head has no use for a bias.
             parameters = [p for p in self.model.parameters() if p is not head.scale]
-            return {"stage1": self.sgd(parameters, one.lr, one.momentum, one.weight_decay)}
+            if one.optimizer == "sgd":
+                return {"stage1": self.sgd(parameters, one.lr, one.momentum, one.weight_decay)}
+            adamw = torch.optim.AdamW(parameters, lr=one.lr, weight_decay=one.weight_decay, **fused(self.device))
+            return {"stage1": adamw}
         if not two.trains:
             return {}
         parameters = [head.scale] if two.method in ("lws", "mislas") else [head.weight, head.bias]

@@ -83,7 +83,7 @@ ROWS: dict[tuple[str, Task], dict[str, dict[str, Any]]] = {
     },
     ("decoupled", Task.MULTI_LABEL): {
         "bce": {"stage2": {"method": "none"}},
-        "asymmetric": {"stage1": {"loss": "asymmetric"}, "stage2": {"method": "none"}},
+        "asymmetric": {"stage1": {"loss": "asymmetric", "optimizer": "adamw"}, "stage2": {"method": "none"}},
         "db": {"stage1": {"loss": "distribution_balanced"}},
     },
     ("metric", Task.MULTI_CLASS): {
