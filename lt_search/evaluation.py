@@ -56,13 +56,7 @@ def evaluate_export(
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     package = read_package(folder) if (folder / SETTINGS).is_file() else None
     export = read_export(folder) if package is None else package.export
-    options = export.spec.options
-    data = load_dataset(
-        dataset or options["dataset"] or export.spec.data.name,
-        Path(data_root) if data_root else Path(options["data_root"]) if options["data_root"] else None,
-        options["split_seed"],
-    )
-    check_data(export, data)
+    data = data_of(export, dataset, data_root)
     part = data.val if split == "val" else data.test
     logits = predict(export, data, part) if package is None else package.predict(data, part)
     evaluation = evaluate(data.task, part.labels, logits.numpy(), class_groups(export.spec.data.train_counts))
@@ -76,8 +70,16 @@ def evaluate_export(
     return ExitCode.DONE if split == "test" else _compare(export, evaluation, say)
 
 
-def check_data(export: Export, data: Dataset) -> None:
-    """Raises `UserError` if the data is not the one that the model was tuned on."""
+def data_of(export: Export, dataset: str | None = None, data_root: str | None = None) -> Dataset:
+    """The data that a model was tuned on, read from where it was or is now.
+
+    Raises:
+        UserError: if it cannot be read, or is not the same any more.
+    """
+    options = export.spec.options
+    root = data_root or options["data_root"]
+    name = dataset or options["dataset"] or export.spec.data.name
+    data = load_dataset(name, Path(root) if root else None, options["split_seed"])
     facts = export.spec.data
     if (data.fingerprint, data.split_hash) != (facts.fingerprint, facts.split_hash):
         raise UserError(
@@ -87,6 +89,7 @@ def check_data(export: Export, data: Dataset) -> None:
                 f"name the data it was tuned on ({facts.name}) with --dataset and --data-root",
             )
         )
+    return data
 
 
 def _table(export: Export, evaluation: Evaluation, split: str) -> Table:

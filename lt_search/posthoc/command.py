@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,9 @@ from safetensors.torch import save_file
 
 from lt_search.checkpoints import checkpoint_files
 from lt_search.class_groups import class_groups
-from lt_search.data.registry import load_dataset
 from lt_search.data.workers import progress_bar
 from lt_search.errors import Problem, UserError
-from lt_search.evaluation import check_data
+from lt_search.evaluation import data_of
 from lt_search.exit_codes import ExitCode
 from lt_search.export import MODEL, Export, export_trial, file_hash, read_export
 from lt_search.journal import Journal
@@ -34,6 +34,7 @@ from trainers.softmax_losses import log_prior
 
 if TYPE_CHECKING:
     from lt_search.data.table import Dataset
+    from lt_search.spec import RunSpec
 
 
 def tune_run(
@@ -65,41 +66,22 @@ def tune_run(
     """
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     run, spec = open_run(storage, name, "RUN")
-    summary = summarise(spec, Journal.reader(run.path(JOURNAL)))
-    there = [trial for trial in summary.leaderboard if checkpoint_files(run, trial.number)][:models]
-    if not there:
-        raise UserError(Problem(name, "has no finished trial whose weights are kept", "go on with the run: --resume"))
     folder = FolderStore(run.path(POSTHOC))
-    exports = []
-    for trial in there:
-        export_trial(spec, run, summary, trial, f"{POSTHOC}/{model_folder(trial.number)}")
-        exports.append(read_export(folder.path(model_folder(trial.number))))
-
-    options = spec.options
-    root = data_root or options["data_root"]
-    data = load_dataset(
-        dataset or options["dataset"] or spec.data.name, Path(root) if root else None, options["split_seed"]
-    )
-    check_data(exports[0], data)
+    exports = _best_models(run, spec, models)
+    data = data_of(exports[0], dataset, data_root)
+    if len(set(data.val.groups)) < 2:
+        what = "has fewer than two validation patients or groups, so that no gain could be told from luck"
+        raise UserError(Problem(name, what, "search on data with more of them"))
     predicted = []
     for export in exports:
         say(f"trial {export.trial}: validation predictions")
         predicted.append(_stored(folder, export, data, views))
-    evidence = Evidence(
-        data.task,
-        spec.metric,
-        data.val.labels,
-        data.val.groups,
-        log_prior(torch.tensor(spec.data.train_counts)),
-        predicted,
-    )
+    prior = log_prior(torch.tensor(spec.data.train_counts))
+    evidence = Evidence(data.task, spec.metric, data.val.labels, data.val.groups, prior, predicted)
     started = time.monotonic()
     with progress_bar(shown=True) as progress:
         bar = progress.add_task("settings", total=trials)
-        try:
-            found = tune(evidence, trials, spec.seed, lambda tried: progress.update(bar, completed=tried))
-        except ValueError as error:
-            raise UserError(Problem(name, str(error), "tune on data with more validation patients")) from error
+        found = tune(evidence, trials, spec.seed, lambda tried: progress.update(bar, completed=tried))
     rate = found.tried / max(1e-9, time.monotonic() - started) * 60
     say(f"{found.tried} settings tried, {rate:.0f} a minute")
     _report(spec.metric, found, say)
@@ -108,6 +90,28 @@ def tune_run(
         folder.remove(MODELS)
         say(f"nothing is adopted: {run.path('best')} stays the model to use")
         return ExitCode.DONE
+    _keep(folder, spec, exports, found, data)
+    write_report(spec, Journal.reader(run.path(JOURNAL)), run)
+    say(f"kept in {folder.root}; score it: lt-search evaluate {folder.root}")
+    return ExitCode.DONE
+
+
+def _best_models(run: FolderStore, spec: RunSpec, count: int) -> list[Export]:
+    """The best finished trials whose weights are there, exported, best first."""
+    summary = summarise(spec, Journal.reader(run.path(JOURNAL)))
+    there = [trial for trial in summary.leaderboard if checkpoint_files(run, trial.number)][:count]
+    if not there:
+        what = "has no finished trial whose weights are kept"
+        raise UserError(Problem(run.root.name, what, f"go on with the run: --resume {run.root.name}"))
+    folders = [f"{POSTHOC}/{model_folder(trial.number)}" for trial in there]
+    return [
+        read_export(export_trial(spec, run, summary, trial, folder))
+        for trial, folder in zip(there, folders, strict=True)
+    ]
+
+
+def _keep(folder: FolderStore, spec: RunSpec, exports: Sequence[Export], found: Found, data: Dataset) -> None:
+    """Writes the settings, and removes the models that they do not need."""
     groups = class_groups(spec.data.train_counts)
     evaluation = evaluate(data.task, data.val.labels, found.logits.numpy(), groups)
     write_package(
@@ -127,9 +131,6 @@ def tune_run(
     needed = {model_folder(export.trial) for export, its in zip(exports, used, strict=True) if its}
     for unused in sorted(set(folder.list(MODELS)) - needed):
         folder.remove(unused)
-    write_report(spec, Journal.reader(run.path(JOURNAL)), run)
-    say(f"kept in {folder.root}; score it: lt-search evaluate {folder.root}")
-    return ExitCode.DONE
 
 
 def _summary(metric: str, found: Found) -> str:
