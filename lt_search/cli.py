@@ -442,7 +442,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     try:
-        return _COMMANDS[namespace.command](namespace, Console())
+        return _COMMANDS[namespace.command](namespace, Console(emoji=False))
     except UserError as error:
         count = len(error.problems)
         head = "one thing is wrong" if count == 1 else f"{count} things are wrong"

@@ -56,6 +56,7 @@ def evaluate_export(
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     package = read_package(folder) if (folder / SETTINGS).is_file() else None
     export = read_export(folder) if package is None else package.export
+    model = f"trial {export.trial}" if package is None else str(package)
     data = data_of(export, dataset, data_root)
     part = data.val if split == "val" else data.test
     logits = predict(export, data, part) if package is None else package.predict(data, part)
@@ -63,10 +64,14 @@ def evaluate_export(
     metric = export.spec.metric
     ends = interval(metric, data.task, part.labels, logits.numpy(), part.groups)
     if split == "test":
-        say(_record_look(export, evaluation, (ends.low, ends.high)))  # before anything is shown
-    console.print(_table(export, evaluation, split))
-    text = f"{split} {metric} {evaluation.scalars[metric]:.4f}, 95 % interval {ends.low:.4f} to {ends.high:.4f}"
-    say(f"{text} (bootstrap over {len(set(part.groups))} patients or groups)")
+        say(_record_look(export, model, evaluation, (ends.low, ends.high)))  # before anything is shown
+    console.print(_table(model, evaluation, split))
+    value = f"{split} {metric} {evaluation.scalars[metric]:.4f}"
+    if package is not None and split == "val":
+        say(f"{value}, on the images that settings were learned on; {package.crossed:.4f} where they were not")
+    else:
+        patients = len(set(part.groups))
+        say(f"{value}, 95 % interval {ends.low:.4f} to {ends.high:.4f} (bootstrap over {patients} patients or groups)")
     return ExitCode.DONE if split == "test" else _compare(export, evaluation, say)
 
 
@@ -92,8 +97,8 @@ def data_of(export: Export, dataset: str | None = None, data_root: str | None = 
     return data
 
 
-def _table(export: Export, evaluation: Evaluation, split: str) -> Table:
-    table = Table(title=f"Trial {export.trial} on {split}", title_justify="left")
+def _table(model: str, evaluation: Evaluation, split: str) -> Table:
+    table = Table(title=f"{model[:1].upper()}{model[1:]} on {split}", title_justify="left")
     for column in ("metric", "all", "head", "medium", "tail"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     scalars = evaluation.scalars
@@ -125,7 +130,7 @@ def _same(was: float, now: float) -> bool:
     return was == now or (math.isnan(was) and math.isnan(now))
 
 
-def _record_look(export: Export, evaluation: Evaluation, ends: tuple[float, float]) -> str:
+def _record_look(export: Export, model: str, evaluation: Evaluation, ends: tuple[float, float]) -> str:
     """Writes down that the test split was looked at, and says where."""
     run = FolderStore(export.folder.absolute().parent)
     if not run.exists(SPEC):
@@ -134,6 +139,7 @@ def _record_look(export: Export, evaluation: Evaluation, ends: tuple[float, floa
     look = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "trial": export.trial,
+        "model": model,
         metric: evaluation.scalars[metric],
         "interval": list(ends),
         **evaluation.to_json(),

@@ -55,7 +55,9 @@ def linear_head(head: nn.Module) -> LinearHead | None:
     if isinstance(head, ClassHead) and not head.cosine:
         norms, biases = (head.scale * head.weight.norm(dim=1)).abs(), head.scale * head.bias + head.offset
     elif isinstance(head, nn.Linear):
-        norms, biases = head.weight.norm(dim=1), head.bias
+        norms, biases = head.weight.norm(dim=1), head.weight.new_zeros(len(head.weight))
+        if head.bias is not None:
+            biases = head.bias
     else:
         return None
     return LinearHead(norms.detach().float().cpu(), biases.detach().float().cpu())

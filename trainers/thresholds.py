@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MIN_POSITIVES = 10
+MIN_POSITIVES = 20
 """Positives that a label needs for a threshold of its own; our recommendation, published work gives none."""
 
 
@@ -20,6 +20,8 @@ def f1_thresholds(logits: Tensor, labels: Tensor, min_positives: int = MIN_POSIT
     A threshold lies half-way between two logits that occur; of equally good ones the largest is taken. Subtracted from
     the logits, thresholds leave every ranking within a label as it is.
     """
+    if not len(logits):
+        return torch.zeros(logits.shape[1], dtype=torch.float64)
     ranked, order = logits.double().sort(dim=0, descending=True, stable=True)
     truth = labels.to(torch.bool).gather(0, order).double()
     positives = truth.sum(0)

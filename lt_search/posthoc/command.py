@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from lt_search.journal import Journal
 from lt_search.metrics import evaluate
 from lt_search.posthoc.package import MODELS, model_folder, predict_views, write_package
 from lt_search.posthoc.pipeline import Predictions
-from lt_search.posthoc.search import Evidence, Found, tune
+from lt_search.posthoc.search import CannotHoldOutError, Evidence, Found, tune
 from lt_search.reporting import write_report
 from lt_search.run_folder import JOURNAL, POSTHOC, SETTINGS, open_run
 from lt_search.store import FolderStore
@@ -35,6 +35,9 @@ from trainers.softmax_losses import log_prior
 if TYPE_CHECKING:
     from lt_search.data.table import Dataset
     from lt_search.spec import RunSpec
+
+
+PREDICTIONS = "predictions"
 
 
 def tune_run(
@@ -69,25 +72,24 @@ def tune_run(
     folder = FolderStore(run.path(POSTHOC))
     exports = _best_models(run, spec, models)
     data = data_of(exports[0], dataset, data_root)
-    if len(set(data.val.groups)) < 2:
-        what = "has fewer than two validation patients or groups, so that no gain could be told from luck"
-        raise UserError(Problem(name, what, "search on data with more of them"))
-    predicted = []
-    for export in exports:
-        say(f"trial {export.trial}: validation predictions")
-        predicted.append(_stored(folder, export, data, views))
+    exports, predicted = _predicted(folder, exports, data, views, say)
     prior = log_prior(torch.tensor(spec.data.train_counts))
     evidence = Evidence(data.task, spec.metric, data.val.labels, data.val.groups, prior, predicted)
     started = time.monotonic()
     with progress_bar(shown=True) as progress:
         bar = progress.add_task("settings", total=trials)
-        found = tune(evidence, trials, spec.seed, lambda tried: progress.update(bar, completed=tried))
+        try:
+            found = tune(evidence, trials, spec.seed, lambda tried: progress.update(bar, completed=tried))
+        except CannotHoldOutError as error:
+            fix = "nothing tells a gain from luck there: search on data with more validation patients"
+            raise UserError(Problem(run.root.name, str(error), fix)) from error
     rate = found.tried / max(1e-9, time.monotonic() - started) * 60
     say(f"{found.tried} settings tried, {rate:.0f} a minute")
     _report(spec.metric, found, say)
     if not found.adopted:
         folder.remove(SETTINGS)
         folder.remove(MODELS)
+        write_report(spec, Journal.reader(run.path(JOURNAL)), run)
         say(f"nothing is adopted: {run.path('best')} stays the model to use")
         return ExitCode.DONE
     _keep(folder, spec, exports, found, data)
@@ -110,6 +112,28 @@ def _best_models(run: FolderStore, spec: RunSpec, count: int) -> list[Export]:
     ]
 
 
+def _predicted(
+    folder: FolderStore, exports: Sequence[Export], data: Dataset, views: int, say: Callable[[str], None]
+) -> tuple[list[Export], list[Predictions]]:
+    """The models whose validation predictions are finite, with these; files of earlier predictions are removed."""
+    good: list[Export] = []
+    found: list[Predictions] = []
+    names = set()
+    for export in exports:
+        name, predictions = _stored(folder, export, data, views)
+        names.add(name)
+        finite = bool(predictions.own.isfinite().all()) and bool(predictions.views.isfinite().all())
+        say(f"trial {export.trial}: validation predictions{'' if finite else ' are not finite: left out'}")
+        if finite:
+            good.append(export)
+            found.append(predictions)
+    for old in sorted(set(folder.list(PREDICTIONS)) - names):
+        folder.remove(old)
+    if not good:
+        raise UserError(Problem(folder.root.parent.name, "no model predicts finite values", "search again"))
+    return good, found
+
+
 def _keep(folder: FolderStore, spec: RunSpec, exports: Sequence[Export], found: Found, data: Dataset) -> None:
     """Writes the settings, and removes the models that they do not need."""
     groups = class_groups(spec.data.train_counts)
@@ -124,7 +148,7 @@ def _keep(folder: FolderStore, spec: RunSpec, exports: Sequence[Export], found: 
         tried=found.tried,
         own=found.own,
         cross_fitted=found.crossed,
-        gain={"difference": found.gain.difference, "interval": list(found.gain.interval)},
+        gain={"search": found.gain.difference, "interval": list(found.gain.interval)},
         macro_f1={"own": found.macro_f1[0], "cross_fitted": found.macro_f1[1]},
     )
     used = found.learned.members.any(1).tolist()
@@ -134,35 +158,34 @@ def _keep(folder: FolderStore, spec: RunSpec, exports: Sequence[Export], found: 
 
 
 def _summary(metric: str, found: Found) -> str:
-    gain, f1 = found.gain, found.macro_f1
-    scores = f"{metric} {gain.difference:+.4f} +- {gain.standard_error:.4f}, " if gain.difference > 0 else ""
-    return f"{found.settings}: {scores}macro F1 {f1[0]:.4f} to {f1[1]:.4f}, on patients they were not chosen on"
+    (f1, then), change = found.macro_f1, found.crossed - found.own
+    return (
+        f"{found.settings}: {metric} {found.own:.4f} to {found.crossed:.4f} ({change:+.4f}), "
+        f"macro F1 {f1:.4f} to {then:.4f}, on patients that nothing was chosen or learned on"
+    )
 
 
 def _report(metric: str, found: Found, say: partial[None]) -> None:
     low, high = found.gain.interval
-    say(f"validation {metric} of the best trial as it is: {found.own:.4f}")
-    say(
-        f"of the settings found, on patients they were not chosen on: {found.crossed:.4f} "
-        f"(difference {found.gain.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f})"
-    )
-    say(f"macro F1: {found.macro_f1[0]:.4f} as it is, {found.macro_f1[1]:.4f} with the settings")
-    say(f"best settings: {found.settings}")
+    gain = f"{found.gain.difference:+.4f}, standard error {found.gain.standard_error:.4f}"
+    say(f"best settings of all: {found.best}")
+    say(f"gain in {metric} where they were not chosen: {gain}, 95 % interval {low:+.4f} to {high:+.4f}")
+    say(f"adopted: {_summary(metric, found)}")
 
 
-def _stored(folder: FolderStore, export: Export, data: Dataset, views: int) -> Predictions:
-    """The model's validation predictions, computed once and kept beside it."""
+def _stored(folder: FolderStore, export: Export, data: Dataset, views: int) -> tuple[str, Predictions]:
+    """The model's validation predictions, computed once, and the file in which they are kept."""
     model = file_hash(export.folder / MODEL)
-    name = f"predictions/{export.trial:04d}-{model[:16]}-{views}.safetensors"
+    name = f"{PREDICTIONS}/{export.trial:04d}-{model[:16]}-{views}.safetensors"
     kept = _read(folder.path(name)) if folder.exists(name) else None
     if kept is not None:
-        return kept
+        return name, kept
     fresh = predict_views(export, data, data.val, views)
     tensors = {"own": fresh.own, "views": fresh.views}
     if fresh.head is not None:
         tensors |= {"norms": fresh.head.norms, "biases": fresh.head.biases}
     folder.write_with(name, lambda path: save_file(tensors, str(path)))
-    return fresh
+    return name, fresh
 
 
 def _read(path: Path) -> Predictions | None:

@@ -33,13 +33,25 @@ def model_folder(number: int) -> str:
     return f"{MODELS}/{number:04d}"
 
 
-def predict_views(export: Export, data: Dataset, part: Part, n_views: int) -> Predictions:
-    """What an exported model says of a part of its data, on as many of `n_views` views as it knows."""
+def predict_views(export: Export, data: Dataset, part: Part, n_views: int, *, own: bool = True) -> Predictions:
+    """What an exported model says of a part of its data, on as many of `n_views` views as it knows.
+
+    Args:
+        export: the model.
+        data: its data.
+        part: of the data.
+        n_views: views at most.
+        own: whether the model's own prediction is needed, too; else it is left empty.
+    """
     trainer = load_model(export, data)
     images = split_images(export, part)
-    own = trainer.predict_logits(images)
     views = [trainer.view_logits(images, view) for view in VIEWS[: min(n_views, trainer.n_views)]]
-    return Predictions(own, torch.stack(views), trainer.linear_head())
+    empty = torch.empty(0, len(part), len(data.classes))
+    return Predictions(
+        trainer.predict_logits(images) if own else empty.new_empty(0, len(data.classes)),
+        torch.stack(views) if views else empty,
+        trainer.linear_head(),
+    )
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,18 @@ class Package:
     """All models whose predictions are used, best first."""
     settings: Settings
     learned: Learned
+    crossed: float
+    """The objective on validation patients that nothing was chosen or learned on."""
+
+    def __str__(self) -> str:
+        """Which models, and how."""
+        numbers = ", ".join(str(export.trial) for export in self.models)
+        return f"trial{'s' if len(self.models) > 1 else ''} {numbers}, tuned after training ({self.settings})"
 
     def predict(self, data: Dataset, part: Part) -> torch.Tensor:
         """The final logits (N, C), float64."""
-        models = [predict_views(export, data, part, self.settings.views) for export in self.models]
+        n_views = self.settings.views
+        models = [predict_views(export, data, part, n_views, own=n_views == 0) for export in self.models]
         prior = log_prior(torch.tensor(self.export.spec.data.train_counts))
         return combined(stack(models, self.settings, data.task, prior), self.learned, data.task)
 
@@ -115,9 +135,10 @@ def read_package(folder: Path) -> Package:
             row[model["classes"]] = True
         thresholds = torch.tensor(content["thresholds"], dtype=torch.float64)
         scalars = {str(name): float(value) for name, value in content["scalars"].items()}
+        crossed = float(content["cross_fitted"])
     except (yaml.YAMLError, ValidationError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(Problem(place, f"cannot be read: {error!r}", fix)) from error
     if not same or thresholds.shape != (n_classes,) or not bool(members.any(0).all()):
         raise UserError(Problem(place, "does not fit the models beside it", fix))
     export = replace(models[0], folder=folder, reported=scalars)
-    return Package(export, models, settings, Learned(members, thresholds))
+    return Package(export, models, settings, Learned(members, thresholds), crossed)

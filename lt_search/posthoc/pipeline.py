@@ -27,7 +27,7 @@ class Predictions:
     own: Tensor
     """(N, C) float32 logits as the model itself predicts."""
     views: Tensor
-    """(V, N, C) float32 logits of the first V views of `trainers.tta.VIEWS`."""
+    """(V, N, C) float32 logits of the first V views of `trainers.tta.VIEWS`; V may be 0."""
     head: LinearHead | None
     """Of a linear head."""
 
@@ -51,7 +51,7 @@ def model_logits(predictions: Predictions, settings: Settings, task: Task, log_p
         task: the task; tau and prior are for one label an image.
         log_prior: (C,) logarithms of the classes' shares of the training images.
     """
-    views = predictions.views[: settings.views]
+    views = predictions.views[: settings.views] if settings.views > 0 else predictions.own[None]
     if task == Task.MULTI_CLASS:
         if settings.head_tau > 0 and predictions.head is not None:
             views = predictions.head.tau_normalised(views, settings.head_tau)
@@ -62,7 +62,7 @@ def model_logits(predictions: Predictions, settings: Settings, task: Task, log_p
     return merge(views, settings.merge).double()
 
 
-def learn(settings: Settings, logits: Tensor, labels: Tensor, task: Task) -> Learned:
+def learn(settings: Settings, logits: Tensor, labels: Tensor, task: Task, *, quality: Tensor | None = None) -> Learned:
     """What the settings take from labels: members for each class, thresholds.
 
     Args:
@@ -70,10 +70,12 @@ def learn(settings: Settings, logits: Tensor, labels: Tensor, task: Task) -> Lea
         logits: (M, N, C) of the models, best first.
         labels: (N, C) of 0 / 1, or (N,).
         task: the task.
+        quality: (M, C) average precisions of the models on these images; None: computed.
     """
     n_models, _, n_classes = logits.shape
     if settings.ensemble == "class_wise":
-        members = choose_members(_average_precisions(logits, labels, task), labels.sum(0), settings.members)
+        known = _average_precisions(logits, labels, task) if quality is None else quality
+        members = choose_members(known, labels.sum(0), settings.members)
     else:
         count = settings.members if settings.ensemble == "mean" else 1
         members = (torch.arange(n_models) < count)[:, None].expand(n_models, n_classes)

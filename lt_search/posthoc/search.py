@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,15 +15,24 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from lt_search.bootstrap import PairedDifference, paired_difference
-from lt_search.metrics import METRICS, score
+from lt_search.metric_arrays import truth_matrix
+from lt_search.metrics import METRICS, counted_classes, mean_over, score
 from lt_search.posthoc.pipeline import Learned, Predictions, combined, learn, stack
-from lt_search.posthoc.settings import Choices, Settings, propose, sampler
+from lt_search.posthoc.settings import VIEWS, Choices, Settings, propose, sampler
+from lt_search.ranking_metrics import prepare_average_precision
 from trainers.task import Task
 
 FOLDS = 5
 """Parts of the validation patients; settings learn on all parts but the one they are scored on."""
 
+CACHED = 16
+"""Combinations of views, merge and taus whose logits are kept."""
+
 Rows = npt.NDArray[np.intp]
+
+
+class CannotHoldOutError(ValueError):
+    """The validation split leaves nothing to tell a gain from luck."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +49,15 @@ class Evidence:
     log_prior: Tensor
     """(C,) logarithms of the classes' shares of the training images."""
     models: Sequence[Predictions]
-    """Of the run's best trials, best first."""
+    """Of the run's best trials, best first; all finite."""
 
-    def scores(self, logits: Tensor, rows: Rows | slice = slice(None)) -> tuple[float, float]:
-        """The objective on some images, and the macro F1, which decides between settings that it cannot tell apart."""
-        found = [
-            score(metric, self.task, self.labels[rows], logits[rows].numpy()) for metric in (self.metric, "macro_f1")
-        ]
-        return found[0], found[1]
+    def score(self, metric: str, logits: Tensor) -> float:
+        """A metric of logits (N, C)."""
+        return score(metric, self.task, self.labels, logits.numpy())
+
+    def difference(self, metric: str, logits: Tensor, other: Tensor) -> PairedDifference:
+        """By how much a metric of logits (N, C) is above that of others, on the same resamples of patients."""
+        return paired_difference(metric, self.task, self.labels, logits.numpy(), other.numpy(), units=self.units)
 
 
 @dataclass(frozen=True)
@@ -54,148 +65,184 @@ class Found:
     """What a search over settings came to."""
 
     settings: Settings
-    """The best of all that were tried; the plain ones where their gain is not above its standard error."""
+    """What is adopted: the best of all that were tried, if the search's gain is above its standard error, and
+    thresholds, where they are no part of the search, if theirs is; else what the best model predicts itself."""
     learned: Learned
-    """What they take from the whole validation split."""
+    """What the settings take from the whole validation split."""
     logits: Tensor
     """(N, C) float64, of the settings with what they learned."""
+    best: Settings
+    """The best of all that were tried."""
     tried: int
     own: float
     """The objective of the best model's own predictions."""
-    crossed: float
-    """The objective of the search itself: for each part of the patients, that of the settings which are best on the
-    others."""
     gain: PairedDifference
-    """`crossed` over `own`, on the same resamples of patients."""
+    """The objective of the search over `own`: for each part of the patients, that of the settings which are best on the
+    others, on the same resamples of patients."""
+    crossed: float
+    """The objective of what is adopted, each part of the patients scored by what was chosen and learned on others."""
     macro_f1: tuple[float, float]
-    """Macro F1 of the best model's own predictions, and of the settings, on patients that nothing was learned from."""
+    """Macro F1 of the best model's own predictions, and of what is adopted, scored likewise."""
 
     @property
     def adopted(self) -> bool:
-        """Whether anything is better where the settings were not chosen: the objective, or decisions at no cost."""
+        """Whether there is anything that the best model alone does not predict."""
         return self.settings != Settings()
-
-
-@dataclass
-class _Best:
-    """The best settings on some of the images, by objective, then by macro F1; of equals the first."""
-
-    scores: tuple[float, float] = (-np.inf, -np.inf)
-    settings: Settings = field(default_factory=Settings)
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def offer(self, scores: tuple[float, float], settings: Settings, logits: Tensor) -> None:
-        if scores > self.scores:
-            self.scores, self.settings, self.logits = scores, settings, logits
 
 
 def folds(units: Sequence[str], seed: int) -> list[Rows]:
     """The images of each part of the patients, by index: `FOLDS` parts, or one per patient where there are fewer.
 
     Raises:
-        ValueError: if there are fewer than two patients.
+        CannotHoldOutError: if there are fewer than two patients.
     """
     parts = min(FOLDS, len(set(units)))
     if parts < 2:
-        raise ValueError("fewer than two patients or groups: nothing can be held out")
+        raise CannotHoldOutError("has fewer than two validation patients or groups")
     splitter = GroupKFold(parts, shuffle=True, random_state=seed)
     return [held_out for _, held_out in splitter.split(np.zeros(len(units)), groups=np.asarray(units))]
-
-
-def cross_fitted(settings: Settings, logits: Tensor, labels: Tensor, parts: Sequence[Rows], task: Task) -> Tensor:
-    """The final logits (N, C) of models' logits (M, N, C), each part's with what was learned on the other parts."""
-    if settings.ensemble != "class_wise" and not settings.thresholds:
-        return combined(logits, learn(settings, logits, labels, task), task)
-    final = torch.empty(logits.shape[1:], dtype=torch.float64)
-    for held_out in parts:
-        others = np.setdiff1d(np.arange(len(labels)), held_out)
-        learned = learn(settings, logits[:, others], labels[others], task)
-        final[held_out] = combined(logits[:, held_out], learned, task)
-    return final
 
 
 def tune(evidence: Evidence, trials: int, seed: int, show: Callable[[int], None] = lambda tried: None) -> Found:
     """Tries settings, at most `trials`, and says what the best are worth.
 
     Every setting is scored with members and thresholds learned on other patients than it is scored on. What choosing
-    among many settings adds by luck is taken out as well: `Found.crossed` scores each part of the patients by the
-    settings that are best on the other parts. (These settings' members and thresholds for other parts have seen that
-    part's labels, an influence of second order.)
+    among many settings adds by luck is taken out as well: `Found.gain` scores each part of the patients by the settings
+    that are best on the other parts. (These settings' members and thresholds for other parts have seen that part's
+    labels, an influence of second order.)
 
     Raises:
-        ValueError: if there are fewer than two patients or groups.
+        CannotHoldOutError: if there are fewer than two patients, or without a part of them no class can be scored.
     """
-    task, labels = evidence.task, torch.from_numpy(np.asarray(evidence.labels)).long()
-    own = evidence.models[0].own.double()
-    parts = folds(evidence.units, seed)
-    others = [np.setdiff1d(np.arange(len(labels)), held_out) for held_out in parts]
-    best, best_without = _Best(), [_Best() for _ in parts]
+    return _Search(evidence, seed).run(trials, seed, show)
 
-    @lru_cache(maxsize=32)
-    def logits_of(settings: Settings) -> Tensor:
-        return stack(evidence.models, settings, task, evidence.log_prior)
 
-    def models_logits(settings: Settings) -> Tensor:
-        return logits_of(replace(settings, ensemble="none", members=1, thresholds=False))
+class _Search:
+    """One search: what it computes once, and its best settings so far, in all and without each part."""
 
-    def offer(settings: Settings, final: Tensor) -> float:
-        scores = evidence.scores(final)
-        best.offer(scores, settings, final)
-        for without, rows, held_out in zip(best_without, others, parts, strict=True):
-            without.offer(evidence.scores(final, rows), settings, final[held_out])
-        return scores[0]
+    def __init__(self, evidence: Evidence, seed: int) -> None:
+        self._evidence = evidence
+        self._task = evidence.task
+        self._labels = torch.from_numpy(np.asarray(evidence.labels)).long()
+        self._own = evidence.models[0].own.double()
+        self._truth = truth_matrix(evidence.labels, self._own.shape[1])
+        self._parts = folds(evidence.units, seed)
+        self._others = [np.setdiff1d(np.arange(len(self._labels)), held_out) for held_out in self._parts]
+        # All images, then all but each part: a metric sorts once for all of them.
+        self._weights = np.ones((1 + len(self._parts), len(self._labels)))
+        for weights, held_out in zip(self._weights[1:], self._parts, strict=True):
+            weights[held_out] = 0.0
+        self._best = [(-math.inf, Settings()) for _ in self._weights]
+        self._models = lru_cache(CACHED)(self._stack)
+        self._quality = lru_cache(CACHED)(self._average_precisions)
 
-    def objective(trial: optuna.Trial) -> float:
-        settings = propose(trial, choices)
-        show(trial.number + 1)
-        return offer(settings, cross_fitted(settings, models_logits(settings), labels, parts, task))
+    def run(self, trials: int, seed: int, show: Callable[[int], None]) -> Found:
+        choices = choices_of(self._evidence)
 
-    choices = choices_of(evidence)
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(direction="maximize", sampler=sampler(choices, seed))
-        if not choices.finite:
-            study.enqueue_trial({"views": 1, "normalise": False, "prior_tau": 0.0, "ensemble": "none"})
-        study.optimize(objective, n_trials=trials)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    crossed = torch.empty_like(own)
-    for without, held_out in zip(best_without, parts, strict=True):
-        crossed[held_out] = without.logits
-    gain = _gain(evidence, crossed)
-    settings = best.settings
-    if not gain.difference > gain.standard_error:
-        settings = Settings()
-    macro_f1 = evidence.scores(crossed if settings != Settings() else own)[1]
-    if choices.finite and choices.ranking:
-        plain, shifted = (
-            evidence.scores(cross_fitted(each, models_logits(each), labels, parts, task))[1]
-            for each in (settings, replace(settings, thresholds=True))
+        def objective(trial: optuna.Trial) -> float:
+            settings = propose(trial, choices)
+            show(trial.number + 1)
+            return self._try(settings)
+
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
+            study = optuna.create_study(direction="maximize", sampler=sampler(choices, seed))
+            if not choices.finite:
+                study.enqueue_trial({"views": 0, "normalise": False, "prior_tau": 0.0, "ensemble": "none"})
+            study.optimize(objective, n_trials=trials)
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+        return self._judge(choices, len(study.trials))
+
+    def _try(self, settings: Settings) -> float:
+        """Scores settings on all images, and without each part; returns the former."""
+        final = self.cross_fitted([settings] * len(self._parts))
+        scores = self._scores(final)
+        for place, value in enumerate(scores):
+            if value > self._best[place][0]:
+                self._best[place] = (value, settings)
+        return scores[0] if math.isfinite(scores[0]) else -math.inf
+
+    def _judge(self, choices: Choices, tried: int) -> Found:
+        """What of the best settings is adopted."""
+        evidence, own = self._evidence, self._own
+        (_, best), *without = self._best
+        if any(value == -math.inf for value, _ in without):
+            raise CannotHoldOutError("has validation patients without whom no class can be scored")
+        chosen = [settings for _, settings in without]
+        crossed = self.cross_fitted(chosen)
+        gain = evidence.difference(evidence.metric, crossed, own)
+        settings = best
+        if not gain.difference > gain.standard_error:
+            settings, chosen, crossed = Settings(), [Settings()] * len(self._parts), own
+        decisions = crossed
+        if choices.finite and choices.ranking:
+            shifted = self.cross_fitted([replace(each, thresholds=True) for each in chosen])
+            f1 = evidence.difference("macro_f1", shifted, crossed)
+            if f1.difference > f1.standard_error:
+                settings, decisions = replace(settings, thresholds=True), shifted
+        models = self._of_models(settings)
+        learned = learn(settings, models, self._labels, self._task)
+        return Found(
+            settings=settings,
+            learned=learned,
+            logits=combined(models, learned, self._task),
+            best=best,
+            tried=tried,
+            own=evidence.score(evidence.metric, own),
+            gain=gain,
+            crossed=evidence.score(evidence.metric, crossed),
+            macro_f1=(evidence.score("macro_f1", own), evidence.score("macro_f1", decisions)),
         )
-        if shifted > plain:
-            settings, macro_f1 = replace(settings, thresholds=True), shifted
-    learned = learn(settings, models_logits(settings), labels, task)
-    return Found(
-        settings=settings,
-        learned=learned,
-        logits=combined(models_logits(settings), learned, task),
-        tried=len(study.trials),
-        own=evidence.scores(own)[0],
-        crossed=evidence.scores(crossed)[0],
-        gain=gain,
-        macro_f1=(evidence.scores(own)[1], macro_f1),
-    )
+
+    def cross_fitted(self, settings: Sequence[Settings]) -> Tensor:
+        """The final logits (N, C): each part's by its settings, with what these learned on the other parts."""
+        final = torch.empty_like(self._own)
+        for part, (each, held_out, others) in enumerate(zip(settings, self._parts, self._others, strict=True)):
+            models = self._of_models(each)
+            quality = self._quality(_of_one_model(each))[:, 1 + part] if each.ensemble == "class_wise" else None
+            needed = models[:, others] if each.thresholds else models[:, :0]
+            learned = learn(each, needed, self._labels[others], self._task, quality=quality)
+            final[held_out] = combined(models[:, held_out], learned, self._task)
+        return final
+
+    def _scores(self, logits: Tensor) -> list[float]:
+        """The objective on all images, and without each part."""
+        evidence, metric = self._evidence, METRICS[self._evidence.metric]
+        if not bool(logits.isfinite().all()):
+            return [math.nan] * len(self._weights)
+        values = metric.prepare(self._truth, logits.numpy(), self._task)(self._weights)
+        if metric.pooled:
+            return [float(value) for value in values]
+        counted = counted_classes(evidence.metric, self._truth, self._truth.shape[1])
+        return [float(value) for value in mean_over(values, counted)]
+
+    def _of_models(self, settings: Settings) -> Tensor:
+        return self._models(_of_one_model(settings))
+
+    def _stack(self, settings: Settings) -> Tensor:
+        """The logits (M, N, C) of the models."""
+        return stack(self._evidence.models, settings, self._task, self._evidence.log_prior)
+
+    def _average_precisions(self, settings: Settings) -> Tensor:
+        """Those of the models, (M, 1 + parts, C), on all images, and without each part."""
+        models = self._models(settings)
+        prepared = (prepare_average_precision(self._truth, model.numpy(), self._task) for model in models)
+        return torch.stack([torch.from_numpy(values(self._weights)) for values in prepared])
 
 
-def _gain(evidence: Evidence, logits: Tensor) -> PairedDifference:
-    own = evidence.models[0].own.double().numpy()
-    return paired_difference(evidence.metric, evidence.task, evidence.labels, logits.numpy(), own, units=evidence.units)
+def _of_one_model(settings: Settings) -> Settings:
+    """What the settings do to each model by itself."""
+    return replace(settings, ensemble="none", members=1, thresholds=False)
 
 
 def choices_of(evidence: Evidence) -> Choices:
     """What the stored predictions leave to choose from."""
     models = evidence.models
+    stored = min(len(model.views) for model in models)
+    # Where a model's own prediction is the first view, that view is no choice of its own.
+    plain = all(torch.allclose(model.own, model.views[0]) for model in models)
+    views = tuple(count for count in (0, *VIEWS) if count <= stored and not (count == 1 and plain))
     linear = all(model.head is not None for model in models)
-    views = min(len(model.views) for model in models)
     return Choices(evidence.task, views, len(models), linear, METRICS[evidence.metric].ranking)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 VIEWS = (1, 2, 5, 8)
-"""Numbers of views that are tried (arXiv 2308.08853 does not give its own; see `trainers.tta`)."""
+"""Numbers of views that are tried beside the model's own way to predict (arXiv 2308.08853 does not give its number)."""
 
 Ensemble = Literal["none", "mean", "class_wise"]
 
@@ -26,8 +26,8 @@ Ensemble = Literal["none", "mean", "class_wise"]
 class Settings:
     """How stored predictions become the final ones; by default they stay what they are."""
 
-    views: int = 1
-    """Views of an image that predictions are merged from, see `trainers.tta.VIEWS`."""
+    views: int = 0
+    """Views of an image that predictions are merged from, see `trainers.tta.VIEWS`; 0: as the model itself predicts."""
     merge: Merge = "geometric"
     """How the views' probabilities are merged."""
     head_tau: float = 0.0
@@ -50,7 +50,7 @@ class Settings:
             for name, value in vars(self).items()
             if value != getattr(plain, name)
         ]
-        return ", ".join(changed) or "the best trial's own predictions"
+        return ", ".join(changed) or "as the best trial predicts"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Choices:
     """What there is to choose from."""
 
     task: Task
-    views: int
-    """Views that are stored."""
+    views: tuple[int, ...]
+    """Numbers of views to choose from, see `Settings.views`."""
     models: int
     """Models whose predictions are stored."""
     linear: bool
@@ -75,7 +75,7 @@ class Choices:
 
 def propose(trial: optuna.Trial, choices: Choices) -> Settings:
     """Draws settings. Several labels: no tau, which would leave every ranking within a label as it is."""
-    views = trial.suggest_categorical("views", [n for n in VIEWS if n <= choices.views])
+    views = trial.suggest_categorical("views", choices.views)
     # The geometric mean and the mean of logits are one and the same for one label an image.
     merges = ["geometric", "arithmetic", "logit_mean"] if choices.finite else ["geometric", "arithmetic"]
     merge = cast("Merge", trial.suggest_categorical("merge", merges) if views > 1 else "geometric")

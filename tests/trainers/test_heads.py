@@ -79,3 +79,9 @@ def test_a_cosine_head_is_not_linear(head: ClassHead) -> None:
     head.cosine = True
     assert linear_head(head) is None
     assert linear_head(torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.ReLU())) is None
+
+
+def test_a_linear_layer_without_bias_has_biases_of_zero() -> None:
+    found = linear_head(torch.nn.Linear(5, 3, bias=False))
+    assert found is not None
+    assert (found.biases == 0).all()

@@ -125,7 +125,7 @@ def test_predictions_are_computed_once_and_a_damaged_file_again(
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("thresholds:\n", "thresholds: 3\nother:\n"), ("trial: ", "trial: 1"), ("views: 1", "views: many")]
+    ("old", "new"), [("thresholds:\n", "thresholds: 3\nother:\n"), ("trial: ", "trial: 1"), ("views: 0", "views: many")]
 )
 def test_a_file_that_was_changed_by_hand_is_refused(run: FolderStore, old: str, new: str) -> None:
     tune(run)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -33,9 +35,10 @@ def models(count: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(logits), torch.from_numpy(labels).long()
 
 
-def test_plain_settings_keep_the_first_view() -> None:
-    found = model_logits(predictions(), Settings(), Task.MULTI_LABEL, torch.zeros(C))
-    assert torch.equal(found, predictions().own.double())
+def test_plain_settings_keep_what_the_model_predicts_itself() -> None:
+    given = replace(predictions(), own=predictions().own + 1)
+    for settings, expected in ((Settings(), given.own), (Settings(views=1), given.views[0])):
+        assert torch.equal(model_logits(given, settings, Task.MULTI_LABEL, torch.zeros(C)), expected.double())
 
 
 def test_tau_and_prior_are_applied_to_every_view_before_they_are_merged() -> None:

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, recall_score
 
 from lt_search.posthoc.pipeline import Predictions
-from lt_search.posthoc.search import Evidence, choices_of, cross_fitted, folds, tune
+from lt_search.posthoc.search import CannotHoldOutError, Evidence, _Search, choices_of, folds, tune
 from lt_search.posthoc.settings import Settings
 from trainers.task import Task
 
@@ -50,21 +50,18 @@ def test_parts_hold_whole_patients_and_every_image_once() -> None:
 
 def test_a_split_of_one_patient_is_refused() -> None:
     evidence = several_labels()
-    with pytest.raises(ValueError, match="fewer than two patients"):
+    with pytest.raises(CannotHoldOutError, match="fewer than two validation patients"):
         tune(replace(evidence, units=["p"] * N), 5, 0)
 
 
 def test_members_and_thresholds_come_from_other_patients() -> None:
     """Labels of the held-out part, turned around, change nothing of what that part is given."""
     evidence = several_labels()
-    logits = torch.stack([model.own.double() for model in evidence.models])
-    labels = torch.from_numpy(evidence.labels).long()
     parts = folds(evidence.units, 0)
-    settings = Settings(ensemble="class_wise", members=1, thresholds=True)
-    before = cross_fitted(settings, logits, labels, parts, Task.MULTI_LABEL)
-    turned = labels.clone()
+    settings = [Settings(ensemble="class_wise", members=1, thresholds=True)] * len(parts)
+    turned = evidence.labels.copy()
     turned[parts[0]] = 1 - turned[parts[0]]
-    after = cross_fitted(settings, logits, turned, parts, Task.MULTI_LABEL)
+    before, after = (_Search(replace(evidence, labels=y), 0).cross_fitted(settings) for y in (evidence.labels, turned))
     assert torch.equal(before[parts[0]], after[parts[0]])
     assert not torch.equal(before[parts[1]], after[parts[1]])
 
@@ -86,13 +83,69 @@ def test_all_settings_of_several_labels_are_tried_once() -> None:
     assert tune(several_labels(), 1000, 0).tried == (3 * 3 + 1) * (1 + 2 + 3)
 
 
+def test_the_objective_without_a_part_is_that_of_the_other_images() -> None:
+    evidence = several_labels()
+    search = _Search(evidence, 0)
+    own = evidence.models[0].own.double()
+    scores = search._scores(own)
+    assert scores[0] == pytest.approx(evidence.score("mAP", own))
+    for part, found in zip(folds(evidence.units, 0), scores[1:], strict=True):
+        others = np.setdiff1d(np.arange(N), part)
+        assert found == pytest.approx(average_precision_score(evidence.labels[others], own[others].numpy()))
+
+
+def test_members_by_class_are_chosen_by_their_average_precision_on_other_patients() -> None:
+    evidence = several_labels()
+    search = _Search(evidence, 0)
+    quality = search._quality(Settings())
+    others = np.setdiff1d(np.arange(N), folds(evidence.units, 0)[2])
+    for model, found in zip(evidence.models, quality[:, 3], strict=True):
+        expected = average_precision_score(evidence.labels[others], model.own[others].numpy(), average=None)
+        np.testing.assert_allclose(found, expected)
+
+
+def test_what_a_model_does_itself_is_not_given_up_without_a_gain() -> None:
+    """The models' own way to predict is far better than any number of plain views, as with views of their own."""
+    evidence = several_labels(models=2)
+    better = [replace(m, own=m.own + 3 * torch.from_numpy(evidence.labels).float()) for m in evidence.models]
+    found = tune(replace(evidence, models=better), 1000, 0)
+    assert found.settings.views == found.best.views == 0
+    assert found.crossed >= found.own
+
+
+def test_a_class_whose_positives_are_one_patient_s_alone_is_refused_where_nothing_else_counts() -> None:
+    evidence = several_labels(models=1)
+    labels = np.zeros_like(evidence.labels)
+    labels[:2] = 1
+    with pytest.raises(CannotHoldOutError, match="no class can be scored"):
+        tune(replace(evidence, labels=labels), 10, 0)
+
+
 def test_luck_is_not_taken_for_a_gain() -> None:
     """Models that say nothing: one of 60 settings always looks good, and is not on other patients."""
     found = [tune(several_labels(signal=0.0, seed=seed), 1000, seed) for seed in range(100, 108)]
-    assert abs(np.mean([each.gain.difference for each in found])) < 0.01
+    lucky = []
+    for seed, each in zip(range(100, 108), found, strict=True):
+        search = _Search(several_labels(signal=0.0, seed=seed), seed)
+        lucky.append(search._scores(search.cross_fitted([each.best] * 5))[0] - each.own)
+    assert np.mean([each.gain.difference for each in found]) < np.mean(lucky)
     rejected = [each for each in found if each.gain.difference <= each.gain.standard_error]
     assert len(rejected) > len(found) / 2
     assert {replace(each.settings, thresholds=False) for each in rejected} == {Settings()}
+    assert all(each.crossed == each.own for each in rejected)
+
+
+def test_thresholds_that_are_right_already_are_seldom_changed() -> None:
+    """At logit 0 the probability is one half, and a label that is as frequent as that is decided best there."""
+    adopted = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = (rng.random((N, C)) < 0.5).astype(np.uint8)
+        own = torch.from_numpy(1.5 * (2.0 * labels - 1) + rng.normal(size=(N, C)) * 1.2).float()
+        units = [str(i) for i in range(N)]
+        evidence = Evidence(Task.MULTI_LABEL, "mAP", labels, units, torch.zeros(C), [Predictions(own, own[None], None)])
+        adopted += tune(evidence, 10, seed).adopted
+    assert adopted <= 5
 
 
 def test_thresholds_are_taken_where_they_help_decisions_and_the_objective_is_a_ranking() -> None:
