@@ -43,6 +43,8 @@ class LabelledFiles:
     """(V N,) of the files at `paths`."""
     grey: bool
     """Whether images are grey to the trainer; else they are RGB."""
+    ties: tuple[tuple[str, ...], ...] = ()
+    """See `Part.ties`."""
 
     @property
     def n_views(self) -> int:
@@ -92,6 +94,7 @@ def assemble(
             groups=units,
             source=FileImages.of(files.folder, paths, states, files.grey, n_views),
             fingerprint=digest_rows(ids, labels[chosen], units, [state.size for state in states]),
+            ties=tuple(files.ties[index] for index in chosen) if files.ties else (),
         )
 
     parts = [part(part_name) for part_name in PART_NAMES]

@@ -32,7 +32,7 @@ from lt_search.data.file_source import FileState, inspect_images
 from lt_search.data.label_table import Row, check_rows, given_split, read_rows, split_warnings
 from lt_search.data.splits import SHARES, split_groups
 from lt_search.data.table import PART_NAMES, Dataset
-from lt_search.data.units import unit_name, units_of
+from lt_search.data.units import ties_of, unit_name, units_of
 from lt_search.errors import Problems
 from trainers.task import Task
 
@@ -86,7 +86,7 @@ def read_csv_dataset(
     names = tuple(row.image for row in rows)
     grey = all(state.grey for state in states)
     return assemble(
-        LabelledFiles(folder, names, names, membership, units, states, grey),
+        LabelledFiles(folder, names, names, membership, units, states, grey, tuple(map(ties_of, rows))),
         part_of,
         name=_name(table),
         task=Task.MULTI_LABEL if multi_label else Task.MULTI_CLASS,

@@ -7,9 +7,9 @@ As Hong et al. (arXiv 2308.08853) add ChestX-ray14 and CheXpert to CXR-LT. The r
 - Labels are found by name (`trainers.extra_labels`). A class that the further set does not have is unknown in its
   images; a name of its own that is none of the classes is left out, and said. Where it has a word for an image with
   none of its classes, such as "No Finding", and that is one of the classes, such images have it.
-- Nobody who is scored comes back in: images of a patient or group of the validation or test split, going by the name,
-  are left out, since two hospitals may both have a patient 17, and to lose a few images is the smaller harm. So are
-  files that the data set has already, under the same base name and with the same content.
+- Nobody who is scored comes back in: images of a patient or group of the validation or test split, going by the name
+  and whatever the two tables call it, are left out. Two hospitals may both have a patient 17: to lose a few images is
+  the smaller harm. So are files that the data set has already, whatever their name.
 - Grey and RGB images are turned into what the data set's own are.
 
 What was added and what was left out is said by `ExtraData.sentences`.
@@ -18,9 +18,11 @@ What was added and what was left out is said by `ExtraData.sentences`.
 from __future__ import annotations
 
 import filecmp
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,9 @@ UNKNOWN = -1
 """In the labels of further training images: nobody has looked for this class."""
 
 _RGB = 3
+_KIND = re.compile(r"^(group|patient|subject|lesion):")
+"""What a data set calls that which ties images together; another one may call it otherwise."""
+
 _BY_ITSELF = "image:"
 """What the group of an image begins with that nothing ties to others; two data sets may name different ones alike."""
 
@@ -119,14 +124,15 @@ def _read(text: str, dataset: Dataset, earlier: Sequence[ExtraData], split_seed:
     channels = _channels(dataset, other, place)
     labels, unknown, left_out = _aligned(other, dataset.classes, place)
     part = other.train
-    held_out = {group for own in (dataset.val, dataset.test) for group in own.groups if not _alone(group)}
-    scored = {index for index, group in enumerate(part.groups) if group in held_out}
+    held_out = set().union(*_people(dataset.val), *_people(dataset.test))
+    scored = {index for index, people in enumerate(_people(part)) if people & held_out}
     there = [*dataset.parts(), *(extra.train for extra in earlier)]
     copies = set(_copies(part, there)) - scored
     chosen = tuple(index for index in range(len(part)) if index not in scored | copies)
     dropped = []
     if scored:
-        names = sorted({part.groups[index] for index in scored})
+        people = _people(part)
+        names = sorted(set().union(*(people[index] & held_out for index in scored)))
         dropped.append(
             f"{len(scored)} of its images are left out: val or test of {dataset.name} has their patients or groups, "
             f"going by the name ({listing(names)})"
@@ -209,26 +215,36 @@ def _membership(labels: Labels, n_classes: int) -> npt.NDArray[np.int8]:
     return labels.astype(np.int8) if labels.ndim == 2 else np.eye(n_classes, dtype=np.int8)[labels]
 
 
-def _alone(group: str) -> bool:
-    return group.startswith(_BY_ITSELF)
+def _people(part: Part) -> list[set[str]]:
+    """The names of patients and groups of each image, without what the data set calls them."""
+    ties = part.ties or tuple((group,) for group in part.groups)
+    return [{_KIND.sub("", key) for key in keys if not key.startswith(_BY_ITSELF)} for keys in ties]
 
 
 def _copies(part: Part, others: Sequence[Part]) -> Iterator[int]:
-    """The images of a part that others have, too: a file of the same base name, size and content."""
+    """The images of a part that others have, too: a file of the same size and content."""
     if not isinstance(part.source, FileImages):
         return
-    names = {Path(name).name for name in part.source.names}
-    files: defaultdict[tuple[str, int], list[Path]] = defaultdict(list)
+    sizes = set(part.source.sizes)
+    files: defaultdict[int, list[Path]] = defaultdict(list)
     for other in others:
         source = other.source.source if isinstance(other.source, ChosenImages) else other.source
-        for path in source.files() if isinstance(source, FileImages) else ():
-            # Names come first: files are only asked for their size where a name is met twice.
-            if path.name in names:
-                files[path.name, path.stat().st_size].append(path)
-    common = {name for name, _ in files}
+        for size, path in source.files() if isinstance(source, FileImages) else ():
+            if size in sizes:
+                files[size].append(path)
+    start_of = cache(_start)  # of most files of one size it differs, so that few are read whole
+
+    def is_there(size: int, path: Path) -> bool:
+        return any(
+            start_of(other) == start_of(path) and filecmp.cmp(path, other, shallow=False)
+            for other in files.get(size, ())
+        )
+
     for index in range(len(part)):
-        for path in part.source.paths(index):
-            alike = files.get((path.name, path.stat().st_size), ()) if path.name in common else ()
-            if any(filecmp.cmp(path, other, shallow=False) for other in alike):
-                yield index
-                break
+        if any(map(is_there, part.source.sizes_of(index), part.source.paths(index))):
+            yield index
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)

@@ -40,17 +40,19 @@ class FileImages:
     """Of one view."""
     key: str
     n_views: int = 1
+    sizes: tuple[int, ...] = ()
+    """(V N,) of the files, in bytes."""
 
     @classmethod
     def of(
         cls, folder: Path, names: tuple[str, ...], states: Sequence[FileState], grey: bool, n_views: int = 1
     ) -> FileImages:
         """The files of one part; `grey` says whether every file of the whole data set is."""
-        sizes = (state.size for state in states)
+        sizes = tuple(state.size for state in states)
         changes = (state.changed_ns for state in states)
         n_channels = 1 if grey else 3
         key = digest((str(folder), n_channels, *names, *sizes, *changes))
-        return cls(folder, names, n_channels, key, n_views)
+        return cls(folder, names, n_channels, key, n_views, sizes)
 
     def channels(self) -> int:
         """1 if every file of the data set is grey, else 3; those of all views together where there are several."""
@@ -78,13 +80,21 @@ class FileImages:
         """Hash of folder, names, file sizes and times of the last change."""
         return self.key
 
-    def files(self) -> Iterator[Path]:
-        """The files of all views of all images."""
-        return (self.folder / name for name in self.names)
+    def files(self) -> Iterator[tuple[int, Path]]:
+        """The files of all views of all images, each with its size."""
+        return zip(self.sizes, (self.folder / name for name in self.names), strict=True)
 
     def paths(self, index: int) -> list[Path]:
         """The file of each view of image `index`."""
-        return [self.folder / name for name in self.names[index :: len(self.names) // self.n_views]]
+        return [self.folder / name for name in self.names[index :: self._images]]
+
+    def sizes_of(self, index: int) -> tuple[int, ...]:
+        """The size of the file of each view of image `index`."""
+        return self.sizes[index :: self._images]
+
+    @property
+    def _images(self) -> int:
+        return len(self.names) // self.n_views
 
 
 @dataclass(frozen=True)

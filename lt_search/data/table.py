@@ -75,6 +75,8 @@ class Part:
     """The images, by the same index as `ids`."""
     fingerprint: str
     """Hash of names, labels, groups and file sizes of this part."""
+    ties: tuple[tuple[str, ...], ...] = ()
+    """(N,) all patients and groups that tie an image to others, where `groups` may name one of several; else empty."""
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.labels) == len(self.groups):

@@ -13,7 +13,7 @@ def units_of(rows: Sequence[Row]) -> tuple[str, ...]:
     An image without either is a unit of its own. So where all images have a group and no patient (or the reverse),
     units are just the groups.
     """
-    return tied_units([_ties(row) for row in rows])
+    return tied_units([ties_of(row) for row in rows])
 
 
 def tied_units(ties: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def unit_name(rows: Sequence[Row]) -> str:
     return " and ".join(kind for kind, used in kinds if used)
 
 
-def _ties(row: Row) -> list[str]:
+def ties_of(row: Row) -> tuple[str, ...]:
     """The keys that tie this row to others."""
     named = (("group", row.group), ("patient", row.patient))
-    return [f"{kind}:{key}" for kind, key in named if key] or [f"image:{row.image}"]
+    return tuple(f"{kind}:{key}" for kind, key in named if key) or (f"image:{row.image}",)

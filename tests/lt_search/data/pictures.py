@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 def make_table(folder: Path, rows: Sequence[Mapping[str, str]], missing: Sequence[str] = ()) -> Path:
-    """`labels.csv` in a folder with the images its rows name, but for those to be missing."""
+    """`labels.csv` in a folder with the images its rows name, but for those to be missing; another folder's differ."""
     for index, row in enumerate(rows):
         if row["image"] and row["image"] not in missing:
-            save_grey(folder / row["image"], seed=index)
+            save_grey(folder / row["image"], seed=zlib.crc32(f"{folder.name}/{index}".encode()))
     return write_csv(folder / "labels.csv", list(rows[0]), [list(row.values()) for row in rows])
 
 

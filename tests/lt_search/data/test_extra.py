@@ -119,11 +119,28 @@ def test_patients_who_are_scored_do_not_come_back_in(
     assert extra.train.ids == ("e2.png", "e3.png")
     assert len(extra.train.labels) == len(extra.train.groups) == 2
     (sentence,) = extra.dropped
-    assert "2 of its images are left out" in sentence and f"patient:{scored[0]}" in sentence
+    assert "2 of its images are left out" in sentence and scored[0] in sentence
     images = open_images(extra.train, 12)
     np.testing.assert_array_equal(images[0], extra.train.source.decode(0, 12))
     with Image.open(tmp_path / "more/e2.png") as picture:
         np.testing.assert_array_equal(images[0, 0], np.asarray(picture))
+
+
+@pytest.mark.parametrize("columns", [("group",), ("patient", "group")])
+def test_a_patient_is_known_by_whatever_column_names_him(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    rows = multi_label_rows(80)
+    for row in rows:
+        patient = row.pop("patient")
+        row.update({"group": f"site{int(patient) % 3}x{patient}" if len(columns) > 1 else patient})
+        if len(columns) > 1:
+            row["patient"] = patient
+    own = load_dataset(str(make_table(tmp_path / "own", rows)))
+    column = columns[0]
+    patient_of = {row["image"]: row[column] for row in rows}
+    more = rows_of("mass", "nodule", "mass")
+    more[0]["patient"], more[1]["patient"] = (patient_of[part.ids[0]] for part in (own.val, own.test))
+    (extra,) = add_extra_data(own, [str(make_table(tmp_path / "more", more))]).extra
+    assert extra.train.ids == ("e2.png",)
 
 
 def test_equal_file_names_alone_tie_nothing(tmp_path: Path) -> None:
@@ -152,6 +169,10 @@ def test_files_that_are_there_already_are_left_out(own: Dataset, tmp_path: Path)
     (extra,) = extended.extra
     assert extra.train.ids == ("e3.png",)
     assert "3 of its images are left out: they are there already" in extra.dropped[0]
+    (tmp_path / "more" / own.test.ids[0]).rename(tmp_path / "more/renamed.png")
+    rows[2]["image"] = "renamed.png"
+    write_csv(table, list(rows[0]), [list(row.values()) for row in rows])
+    assert add_extra_data(own, [str(table)]).extra[0].train.ids == ("e3.png",), "by another name it is the same image"
     again = make_table(tmp_path / "again", [*rows[3:], *rows_of("nodule", first_patient=990)])
     shutil.copyfile(tmp_path / "more/e3.png", tmp_path / "again/e3.png")
     first, second = add_extra_data(own, [str(table), str(again)]).extra
