@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import (
@@ -131,6 +131,16 @@ class Parameter:
     def distribution(self) -> BaseDistribution:
         """The range as an Optuna distribution."""
         return parse_range(self.range)
+
+    def cut(self, most: int) -> Parameter | None:
+        """This range of whole numbers with no value above `most`; None where that leaves one value."""
+        found = self.distribution
+        if not isinstance(found, IntDistribution):
+            raise TypeError(f"{self.range!r} is no range of whole numbers")
+        if found.high <= most:
+            return self
+        kind = self.range.partition("(")[0]
+        return None if found.low >= most else replace(self, range=f"{kind}({found.low}, {most})")
 
     @property
     def stage(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lt_search.class_groups import class_groups
@@ -226,6 +226,7 @@ class _Resolver:
         if config is None:
             self.problems.raise_if_any()  # the space's own values are wrong: there is no config to check the rest by
         assert config is not None
+        config, searched = self._within_the_data(config, searched)
         config = self._first_value_inside(config, searched)
         self._check_parameters(config, searched)
         if flatten(config.model_dump()).get("stage1.weights") == "none":
@@ -255,6 +256,26 @@ class _Resolver:
             rungs=rungs,
             notes=self.notes,
         )
+
+    def _within_the_data(
+        self, config: TrainerConfig, searched: dict[str, Parameter]
+    ) -> tuple[TrainerConfig, dict[str, Parameter]]:
+        """Cuts fields and ranges where larger values are the same on data of so few classes."""
+        flat, within = flatten(config.model_dump()), dict(searched)
+        n_classes = len(self.dataset.classes)
+        for name, most in config.most(n_classes).items():
+            flat[name] = min(flat[name], most)
+            if name not in within or not isinstance(within[name].distribution, IntDistribution):
+                continue
+            cut = within[name].cut(most)
+            if cut == within[name]:
+                continue
+            self.notes.append(f"{name}: at most {most}, more are the same on {n_classes} classes")
+            if cut is None:
+                del within[name]
+            else:
+                within[name] = cut
+        return parse_config(self.config_type, unflatten(flat)), within
 
     def _budget_name(self, gpu: bool) -> str:
         name = self.options.budget

@@ -108,6 +108,13 @@ class TrainerConfig(_Section):
         """
         return {1: 0, 2: 0}
 
+    def most(self, n_classes: int) -> Mapping[str, int]:
+        """Values of whole-number fields, by name, above which all are the same on data of so many classes.
+
+        Searches stay within them, so that one computation has one address. None by default.
+        """
+        return {}
+
     def notes(self, train_counts: Mapping[str, int]) -> tuple[str, ...]:
         """What to tell the user of this config on data with so many training images per class; nothing by default."""
         return ()

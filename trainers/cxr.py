@@ -13,7 +13,7 @@ Defaults are the report's values; where it gives none, those of [K] KAD (arXiv 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar, Literal, Self
@@ -148,6 +148,10 @@ class CXRConfig(ImageTrainerConfig):
 
     stage1: CXRStage1 = Field(default_factory=CXRStage1)
     stage2: CXRStage2 = Field(default_factory=CXRStage2)
+
+    def most(self, n_classes: int) -> Mapping[str, int]:
+        """At most half of the classes are hard."""
+        return {"stage2.n_hard": n_classes // 2}
 
     def resources(self) -> tuple[Resource, ...]:
         """The backbone's weights and the labels' embeddings, where they are not `none`."""

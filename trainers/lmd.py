@@ -386,7 +386,6 @@ class LMDTrainer(ImageTrainer[LMDConfig]):
         """Trains the encoder on un-augmented images, the classifier frozen; returns the mean loss."""
         cfg = self.config.stage2
         self.encoder_changed()  # about to: what was measured of it makes room for the running Gaussians
-        self.encoder_changed()  # about to: what was measured of it makes room for the running Gaussians
         gaussians = Gaussians.of(*self._running) if self._running is not None else None
 
         def loss(index: Tensor, raw: Tensor) -> Tensor:

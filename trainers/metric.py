@@ -204,6 +204,10 @@ class MetricConfig(RebalancingConfig):
     stage1: MetricStage1 = Field(default_factory=MetricStage1)
     stage2: MetricStage2 = Field(default_factory=MetricStage2)
 
+    def most(self, n_classes: int) -> Mapping[str, int]:
+        """A batch has no more classes than there are."""
+        return {"stage1.classes_per_batch": n_classes}
+
     @model_validator(mode="after")
     def _head_exists(self) -> MetricConfig:
         if self.stage1.mode == "metric_only" and self.stage2.needs_stage1_head:

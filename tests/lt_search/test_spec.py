@@ -272,3 +272,20 @@ def test_spec_survives_yaml(options: SpecOptions) -> None:
 
     spec = _resolve(options)
     assert RunSpec.model_validate(yaml.safe_load(yaml.safe_dump(spec.model_dump(mode="json")))) == spec
+
+
+def test_ranges_end_where_larger_values_are_the_same_on_the_data() -> None:
+    data = load_dataset("digits-lt")
+    wide = SpecOptions("metric", search=("stage1.classes_per_batch=int(4, 20)",))
+    spec = resolve_spec(wide, data, gpu=False)
+    assert spec.parameters["stage1.classes_per_batch"].distribution.high == len(data.classes)
+    assert any("classes_per_batch: at most 10" in note for note in spec.notes)
+    beyond = SpecOptions("metric", search=("stage1.classes_per_batch=int(12, 20)",))
+    cut = resolve_spec(beyond, data, gpu=False)
+    assert "stage1.classes_per_batch" not in cut.search
+    assert cut.config["stage1"]["classes_per_batch"] <= 10
+    one, other = (
+        resolve_spec(SpecOptions("metric", set=(f"stage1.classes_per_batch={many}",)), data, gpu=False)
+        for many in (10, 20)
+    )
+    assert one.config == other.config
