@@ -11,9 +11,10 @@ its E-steps on or off.
 
 Bars: with E-steps off, at least 8x the configurations trained to the end; with them, where stage 1 is fixed
 (`*-stage2`), at least 80 % of the bound (start + stage 1 + stage 2) / stage 2, measured in the baseline of the same
-call. The bound assumes one stage 1 for all configurations, so a space that searches both stages cannot reach it: its
-share is printed without a bar. For that space, at least 2.5x less time to the baseline's best value; and never a worse
-best value at equal time. The last table switches off one part of the harness at a time.
+call; where ours drew configurations of another cost, the share of the core time that went into their stage 2s is the
+fairer figure, and is printed too. The bound assumes one stage 1 for all configurations, so a space that searches both
+stages cannot reach it: its share is printed without a bar. For that space, at least 2.5x less time to the baseline's
+best value; and never a worse best value at equal time. The last table switches off one part of the harness at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from lt_search.drive import RunOptions
 from lt_search.journal import Journal
 from lt_search.parameters import Parameter
 from lt_search.run import search
-from lt_search.sampler import propose
+from lt_search.sampler import STAGE2_COST, propose
 from lt_search.spec import RunSpec, SpecOptions, resolve_spec
 from lt_search.values import flatten
 
@@ -109,7 +110,7 @@ class Outcome:
     stage1: float = 0.0
     """Baseline: mean seconds of stage 1 of the configurations trained to the end."""
     stage2: float = 0.0
-    """Baseline: mean seconds of their stage 2."""
+    """Mean seconds of their stage 2."""
 
     @property
     def best(self) -> float:
@@ -222,10 +223,15 @@ def our_search(case: Case, seed: int, who: str = "ours") -> Outcome:
         started = time.time()
         search(case.spec_options(seed, **spec_part), how, Console(quiet=True))
         trials = Journal.reader(Path(folder) / "run" / "journal.log").trials()
-    ended = [(trial.datetime_complete, trial.value) for trial in trials if trial.state.name == "COMPLETE"]
-    finished = sorted((at.timestamp() - started, value) for at, value in ended if at is not None and value is not None)
-    within = [(at, value) for at, value in finished if at <= case.seconds]
-    return Outcome(case.name, seed, who, case.seconds, _cores(), within)
+    ended = [
+        (trial.datetime_complete.timestamp() - started, trial.value, trial.user_attrs[STAGE2_COST])
+        for trial in trials
+        if trial.state.name == "COMPLETE" and trial.datetime_complete is not None and trial.value is not None
+    ]
+    within = sorted(trial for trial in ended if trial[0] <= case.seconds)
+    outcome = Outcome(case.name, seed, who, case.seconds, _cores(), [(at, value) for at, value, _ in within])
+    outcome.stage2 = mean(cost for _, _, cost in within) if within else 0.0
+    return outcome
 
 
 @contextmanager
@@ -294,7 +300,8 @@ def compare(case: Case, seeds: int, results: Results, table: Table) -> None:
         if not case.e_steps:
             bars.append(f"configurations {'met' if more >= 8 else 'MISSED'} (8x)")
         else:
-            share = f"{more / bound:.0%} of the bound"
+            own = f", {ours.per_core_second * ours.stage2:.0%} for our own stage 2s of {ours.stage2:.2f} s"
+            share = f"{more / bound:.0%} of the bound{own if ours.stage2 else ''}"
             bar = f" {'met' if more >= 0.8 * bound else 'MISSED'} (80 %)" if case.space.endswith("-stage2") else ""
             bars.append(share + bar)
         if not case.space.endswith("-stage2"):
