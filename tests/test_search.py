@@ -118,7 +118,7 @@ def test_a_search_ends_with_all_it_promises(searches: Searches) -> None:
     states = [trial.state for trial in searches.trials("a")]
     assert len(states) == 12
     assert {TrialState.COMPLETE, TrialState.PRUNED} == set(states)
-    assert re.search(r"best: trial \d+, validation mAP 0\.\d+ ± ", out)
+    assert re.search(r"best: trial \d+, validation mAP [01]\.\d{4} ± ", out)
 
     table = pd.read_csv(folder / "trials.csv")
     assert list(table["number"]) == list(range(12))
