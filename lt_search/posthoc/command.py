@@ -19,7 +19,7 @@ from lt_search.data.workers import progress_bar
 from lt_search.errors import Problem, UserError
 from lt_search.evaluation import data_of
 from lt_search.exit_codes import ExitCode
-from lt_search.export import MODEL, Export, export_trial, file_hash, read_export
+from lt_search.export import Export, export_trial, file_hash, read_export
 from lt_search.journal import Journal
 from lt_search.metrics import evaluate
 from lt_search.posthoc.package import MODELS, model_folder, predict_views, write_package
@@ -175,7 +175,7 @@ def _report(metric: str, found: Found, say: partial[None]) -> None:
 
 def _stored(folder: FolderStore, export: Export, data: Dataset, views: int) -> tuple[str, Predictions]:
     """The model's validation predictions, computed once, and the file in which they are kept."""
-    model = file_hash(export.folder / MODEL)
+    model = file_hash(export.model_file)
     name = f"{PREDICTIONS}/{export.trial:04d}-{model[:16]}-{views}.safetensors"
     kept = _read(folder.path(name)) if folder.exists(name) else None
     if kept is not None:

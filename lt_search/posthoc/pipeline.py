@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lt_search.metric_arrays import FloatArray, truth_matrix
 from lt_search.ranking_metrics import prepare_average_precision
 from trainers.ensemble import choose_members, combine
 from trainers.heads import LinearHead
@@ -74,8 +76,9 @@ def learn(settings: Settings, logits: Tensor, labels: Tensor, task: Task, *, qua
     """
     n_models, _, n_classes = logits.shape
     if settings.ensemble == "class_wise":
-        known = _average_precisions(logits, labels, task) if quality is None else quality
-        members = choose_members(known, labels.sum(0), settings.members)
+        if quality is None:
+            quality = average_precisions(logits, labels, task, np.ones((1, len(labels))))[:, 0]
+        members = choose_members(quality, labels.sum(0), settings.members)
     else:
         count = settings.members if settings.ensemble == "mean" else 1
         members = (torch.arange(n_models) < count)[:, None].expand(n_models, n_classes)
@@ -106,9 +109,8 @@ def stack(models: Sequence[Predictions], settings: Settings, task: Task, log_pri
     return torch.stack([model_logits(model, settings, task, log_prior) for model in models])
 
 
-def _average_precisions(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """(M, C), NaN for a class without positives."""
-    truth = labels.bool().numpy()
-    ones = torch.ones(1, len(truth), dtype=torch.float64).numpy()
-    found = [torch.from_numpy(prepare_average_precision(truth, model.numpy(), task)(ones)[0]) for model in logits]
-    return torch.stack(found)
+def average_precisions(logits: Tensor, labels: Tensor, task: Task, weights: FloatArray) -> Tensor:
+    """Those of M models' logits (M, N, C) under B sets of image weights (B, N): (M, B, C), NaN without positives."""
+    truth = truth_matrix(labels.numpy(), logits.shape[-1])
+    prepared = (prepare_average_precision(truth, model.numpy(), task) for model in logits)
+    return torch.stack([torch.from_numpy(values(weights)) for values in prepared])

@@ -17,9 +17,8 @@ from torch import Tensor
 from lt_search.bootstrap import PairedDifference, paired_difference
 from lt_search.metric_arrays import truth_matrix
 from lt_search.metrics import METRICS, counted_classes, mean_over, score
-from lt_search.posthoc.pipeline import Learned, Predictions, combined, learn, stack
+from lt_search.posthoc.pipeline import Learned, Predictions, average_precisions, combined, learn, stack
 from lt_search.posthoc.settings import VIEWS, Choices, Settings, propose, sampler
-from lt_search.ranking_metrics import prepare_average_precision
 from trainers.task import Task
 
 FOLDS = 5
@@ -227,9 +226,7 @@ class _Search:
 
     def _average_precisions(self, settings: Settings) -> Tensor:
         """Those of the models, (M, 1 + parts, C), on all images, and without each part."""
-        models = self._models(settings)
-        prepared = (prepare_average_precision(self._truth, model.numpy(), self._task) for model in models)
-        return torch.stack([torch.from_numpy(values(self._weights)) for values in prepared])
+        return average_precisions(self._models(settings), self._labels, self._task, self._weights)
 
 
 def _of_one_model(settings: Settings) -> Settings:
