@@ -14,6 +14,7 @@ Defaults are the report's values; where it gives none, those of [K] KAD (arXiv 2
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar, Literal, Self
@@ -27,6 +28,7 @@ from trainers import batches
 from trainers.augment import training_images
 from trainers.backbones import build, load_trunk
 from trainers.base import Images, Resource, Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights
+from trainers.ema import copy_buffers, ema_decay, ema_update
 from trainers.hard_classes import class_weights, hardest_first, inner_part
 from trainers.image_config import NONE, AugmentedStage1, ImageTrainerConfig
 from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network, fused
@@ -43,6 +45,7 @@ from trainers.sigmoid_losses import (
     robust_asymmetric,
     weighted_bce,
 )
+from trainers.state import clone
 from trainers.tta import VIEWS, Merge, merge_views
 
 Loss = Literal["bce", "asl", "wbce_exp", "ral", "db"]
@@ -113,6 +116,9 @@ class CXRStage1(AugmentedStage1, SigmoidLossFields):
     """Share of stage 1 in which `cosine` rises [K]."""
     min_lr: float = Field(1e-6, ge=0, le=1)
     """Where `cosine` begins and ends, in both stages [K]."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay, per optimiser step of both stages, of a moving average of the weights, which predicts in their place; in
+    the first steps less, see `trainers.ema`. 0 = off [K]; Query2Label 0.9997."""
 
     @model_validator(mode="after")
     def _consistent(self) -> CXRStage1:
@@ -201,6 +207,11 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
     class_aware: ClassVar[bool] = True
     takes_unknown_labels: ClassVar[bool] = True
 
+    _in_training: Network | None = None
+    """The network that the optimiser changes, where `model` is the average of its weights."""
+    _averaged: int = 0
+    """Optimiser steps in that average."""
+
     def __init__(self, config: CXRConfig, inputs: TrainerInputs) -> None:
         """As every trainer; raises `ValueError` also for groups that are not one per image."""
         if inputs.groups is not None and len(inputs.groups) != len(inputs.labels):
@@ -211,16 +222,23 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
         self._class_weights = torch.ones(inputs.n_classes, device=self.device)
         known = (~self.labels.isnan()).sum(0).clamp(min=1)
         self._loss = weighted_loss(config.stage1, self.counts * (len(labels) / known), len(labels))
+        if config.stage1.ema_decay > 0:
+            self._in_training = deepcopy(self.model)
+            self.optimizers = self.build_optimizers()
 
     def build_network(self, resources: dict[str, Weights]) -> CXRNetwork:
         """The network with the backbone's weights and the labels' embeddings, where there are any."""
         return CXRNetwork(self.config.stage1, self.inputs.n_classes, resources)
 
+    @property
+    def _learner(self) -> Network:
+        return self._in_training or self.model
+
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """One AdamW, a fresh one in each stage."""
         lr = self.config.stage1.lr if self.stage == 1 else self.config.stage2.lr
         decay = self.config.stage1.weight_decay
-        return {"fit": torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=decay, **fused(self.device))}
+        return {"fit": torch.optim.AdamW(self._learner.parameters(), lr=lr, weight_decay=decay, **fused(self.device))}
 
     @cached_property
     def inner_images(self) -> batches.Indices:
@@ -267,23 +285,31 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
         return merge_views(torch.stack([plain, *others]), cfg.tta_merge)
 
     def own_state(self) -> State:
-        """The weights of the classes."""
-        return {"class_weights": self._class_weights.clone()}
+        """The weights of the classes; where weights are averaged, the network in training and its steps so far."""
+        state: State = {"class_weights": self._class_weights.clone()}
+        if self._in_training is not None:
+            state |= {"in_training": clone(self._in_training.state_dict()), "averaged": self._averaged}
+        return state
 
     def load_own_state(self, state: State) -> None:
-        """Takes back the weights of the classes."""
+        """Takes back what `own_state` gave."""
         self._class_weights = state["class_weights"].to(self.device, copy=True)
+        if self._in_training is not None:
+            self._in_training.load_state_dict(state["in_training"])
+            self._averaged = state["averaged"]
 
     @classmethod
     def from_model(cls, config: CXRConfig, inputs: TrainerInputs, model: State) -> Self:
         """A trainer that predicts with exported weights; the labels' embeddings are among them."""
         named = [resource for resource in config.resources() if resource.kind == "label_embeddings"]
         rows = {resource.key: {"embeddings": model["decoder.embeddings"]} for resource in named}
+        stage1 = config.stage1.model_copy(update={"ema_decay": 0.0})  # the weights are the average already
+        config = config.model_copy(update={"stage1": stage1})
         return super().from_model(config, replace(inputs, resources=rows), model)
 
     def _fit(self, stage: int, step: int, order: batches.Indices, rates: Iterator[float]) -> float:
         """One pass over real images in `order`, each batch at the next rate; returns the mean loss."""
-        cfg, optimizer = self.config.stage1, self.optimizers["fit"]
+        cfg, optimizer, learner = self.config.stage1, self.optimizers["fit"], self._learner
         draws = self.draws(stage, step, "augmentation")
         shares = np.random.default_rng(derive_seed(self.inputs.seed, stage, step, "mixup"))
 
@@ -293,13 +319,20 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
         def loss(index: Tensor, raw: Tensor) -> Tensor:
             images, targets = training_images(raw, cfg.augmentations, draws), self.labels[index]
             if cfg.mixup_alpha == 0:
-                return known_loss(self._loss, self.model.head(self.forward(images)), targets, self._class_weights)
+                logits = learner.head(self.forward(images, learner))
+                return known_loss(self._loss, logits, targets, self._class_weights)
             share = float(shares.beta(cfg.mixup_alpha, cfg.mixup_alpha))
             partner = torch.randperm(len(images), generator=draws, device=self.device)
-            logits = self.model.head(self.forward(images[partner].lerp(images, share)))
+            logits = learner.head(self.forward(images[partner].lerp(images, share), learner))
             return mixed_loss(self._loss, logits, targets, targets[partner], share, self._class_weights)
 
-        self.model.train()
+        def average() -> None:
+            if self._in_training is not None:
+                ema_update(self.model, self._in_training, ema_decay(self._averaged, cfg.ema_decay))
+                copy_buffers(self.model, self._in_training)
+                self._averaged += 1
+
+        learner.train()
         return self.train_on_images(
             stage,
             step,
@@ -308,6 +341,7 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
             loss_of=loss,
             optimizer=optimizer,
             before_batch=set_rate,
+            after_batch=average,
         )
 
     def _rates(

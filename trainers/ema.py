@@ -1,4 +1,4 @@
-"""A teacher that follows its student as an exponential moving average."""
+"""A network, such as a teacher, that follows another, its student, as an exponential moving average."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     """theta' <- decay * theta' + (1 - decay) * theta for all parameters; buffers stay the teacher's own."""
     for follower, leader in zip(teacher.parameters(), student.parameters(), strict=True):
         follower.lerp_(leader, 1 - decay)
+
+
+@torch.no_grad()
+def copy_buffers(teacher: nn.Module, student: nn.Module) -> None:
+    """The teacher's buffers, such as the statistics of batch norms, become the student's."""
+    for follower, leader in zip(teacher.buffers(), student.buffers(), strict=True):
+        follower.copy_(leader)

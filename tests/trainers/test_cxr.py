@@ -19,6 +19,7 @@ from trainers.base import Resource, Task, TrainerInputs
 from trainers.cxr import CXRConfig, CXRTrainer, Loss, known_loss, mixed_loss, weighted_loss
 from trainers.resources import resolve
 from trainers.sigmoid_losses import bce
+from trainers.state import clone
 from trainers.tta import VIEWS
 
 N = 120
@@ -226,6 +227,7 @@ def test_learning_rates_of_both_stages_follow_their_schedule(monkeypatch: pytest
         {"schedule": "constant"},
         {"warmup": 0.5},
         {"weight_decay": 0.5},
+        {"ema_decay": 0.9},
         *({"loss": name} for name in get_args(Loss) if name != "bce"),
     ],
 )
@@ -301,6 +303,44 @@ def test_a_finished_stage_one_needs_no_optimiser_and_gives_the_same_stage_two() 
     for built in (whole, stored):
         built.begin_stage2()
     assert whole.stage2_step(0) == stored.stage2_step(0)
+
+
+# --- averaged weights
+
+
+def trained(built: CXRTrainer) -> list[Tensor]:
+    """Weights of the network that the optimiser changes."""
+    return [parameter.detach().clone() for parameter in built.optimizers["fit"].param_groups[0]["params"]]
+
+
+def test_averaged_weights_predict_and_the_network_in_training_is_as_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, averaged = trainer(), trainer({"ema_decay": 0.999})
+    optimizer, seen = averaged.optimizers["fit"], list[list[Tensor]]()
+    step = optimizer.step
+    monkeypatch.setattr(optimizer, "step", lambda: (step(), seen.append(trained(averaged))))
+    assert averaged.stage1_step(0) == plain.stage1_step(0)
+    for ours, theirs in zip(trained(averaged), trained(plain), strict=True):
+        assert torch.equal(ours, theirs)
+    # Fewer steps than 1 / (1 - decay): their plain mean.
+    for mean, *steps in zip(averaged.model.parameters(), *seen, strict=True):
+        torch.testing.assert_close(mean.detach(), torch.stack(steps).mean(0))
+    assert not torch.equal(averaged.predict_logits(pictures(3)), plain.predict_logits(pictures(3)))
+
+
+def test_averaging_goes_on_bit_for_bit_through_both_stages_and_is_exported() -> None:
+    stage1 = {"ema_decay": 0.9}
+    whole, resumed = trainer(stage1), trainer(stage1)
+    whole.stage1_step(0)
+    resumed.load_state(clone(whole.state()))
+    assert whole.stage1_step(1) == resumed.stage1_step(1)
+    from_stage1 = trainer(stage1)
+    from_stage1.load_state(clone(whole.finished_stage1()))
+    for built in (whole, resumed, from_stage1):
+        built.begin_stage2()
+        built.stage2_step(0)
+    exported = CXRTrainer.from_model(whole.config, whole.inputs, whole.state()["model"])
+    for built in (resumed, from_stage1, exported):
+        assert torch.equal(built.predict_logits(pictures(3)), whole.predict_logits(pictures(3)))
 
 
 # --- views
