@@ -60,9 +60,10 @@ def _peak(found: profile) -> float:
     """Largest sum of live allocations, in bytes."""
     live = peak = 0.0
     assert found.profiler is not None
+    assert found.profiler.kineto_results is not None
     for event in found.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            live += event.nbytes()
+            live += event.nbytes()  # type: ignore[attr-defined]  # torch's stub lacks it
             peak = max(peak, live)
     return peak
 

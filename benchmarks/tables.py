@@ -66,7 +66,13 @@ class Data:
     def options(self, row: Row, seed: int) -> SpecOptions:
         """What `run_search.py` would be asked for."""
         return SpecOptions(
-            row.space, self.dataset, self.data_root, self.image_size, budget="small", seed=seed, row=row.row
+            row.space,
+            self.dataset,
+            self.data_root,
+            image_size=self.image_size,
+            budget="small",
+            seed=seed,
+            row=row.row,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,7 @@ class SpecOptions:
     """Empty where a resumed run's own space is meant."""
     dataset: str | None = None
     data_root: str | None = None
+    _: KW_ONLY
     extra_data: tuple[str, ...] = ()
     """Further training data: `NAME`, `NAME=ROOT`, `FILE.csv` or `FILE.csv=ROOT` each."""
     image_size: int | None = None

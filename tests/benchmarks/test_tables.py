@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.tables import centred_interval
+from benchmarks.tables import Data, Row, centred_interval
 from lt_search.bootstrap import paired_difference, replicates
 from trainers.task import Task
 
@@ -16,3 +16,9 @@ def test_the_interval_of_one_seed_is_that_of_the_paired_difference() -> None:
     found = paired_difference("mAP", Task.MULTI_LABEL, labels, a, b, units=units)
     drawn = [replicates("mAP", Task.MULTI_LABEL, labels, x, units, n_replicates=1000) for x in (a, b)]
     assert centred_interval(drawn[0] - drawn[1], found.difference) == pytest.approx(found.interval, abs=1e-12)
+
+
+def test_a_row_is_searched_as_the_table_says() -> None:
+    options = Data("sperm", "labels.csv", image_size=48).options(Row("asl", "baselines-ml", "asymmetric"), 2)
+    asked = (options.space, options.row, options.dataset, options.image_size, options.seed, options.extra_data)
+    assert asked == ("baselines-ml", "asymmetric", "labels.csv", 48, 2, ())
