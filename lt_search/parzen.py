@@ -26,8 +26,8 @@ def encode(distribution: BaseDistribution, values: Sequence[Any]) -> Array:
     A number outside the range is put on its nearer end, so that trials of an earlier, wider range still count.
     """
     if isinstance(distribution, CategoricalDistribution):
-        index = {_key(choice): float(i) for i, choice in enumerate(distribution.choices)}
-        return np.array([index.get(_key(value), np.nan) for value in values], dtype=np.float64)
+        index = {key(choice): float(i) for i, choice in enumerate(distribution.choices)}
+        return np.array([index.get(key(value), np.nan) for value in values], dtype=np.float64)
     numbers = np.array(values, dtype=np.float64)  # None becomes NaN
     low, high, log = _bounds(distribution)
     if log:
@@ -45,8 +45,9 @@ def out_of_range(distribution: BaseDistribution, values: Sequence[Any]) -> npt.N
     return np.asarray((numbers < distribution.low) | (numbers > distribution.high))
 
 
-def _key(choice: Any) -> tuple[type, Any]:
-    return type(choice), choice  # True and 1 are two choices
+def key(value: Any) -> tuple[type, str]:
+    """What tells values apart and can be hashed: a choice may be a list, and True and 1 are two choices."""
+    return type(value), repr(value)
 
 
 def decode(distribution: BaseDistribution, place: float) -> Any:

@@ -23,7 +23,7 @@ from lt_search.durations import show_duration
 from lt_search.foresight import Evidence, Foresight
 from lt_search.messages import StepReport, TrialJob
 from lt_search.rungs import Decision, Record, Rung, RungMachine
-from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, propose
+from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1, propose
 from lt_search.stage_gate import StageGate
 from lt_search.values import flatten
 
@@ -241,7 +241,7 @@ class Referee:
         self._note_stage1(trial, report)
         decision = self._judge(trial, report)
         if decision is Decision.STOP:
-            self._end(number, TrialState.PRUNED, {STOPPED: str(report.rung)})
+            self._end(number, TrialState.PRUNED, _why_stopped(report.rung))
         elif report.final:
             self._end(number, TrialState.COMPLETE, {FINAL: [report.value, report.standard_error]})
         return decision
@@ -379,11 +379,15 @@ class Referee:
         """Ends trials whose fate is in the journal, but whose driver was killed before it could tell."""
         for trial in self.journal.unfinished():
             attributes = trial.user_attrs
+            at = {rung: attributes.get(rung_attribute(rung), {}) for rung in self.spec.rung_list}
+            stops = [rung for rung, entry in at.items() if entry.get("decision") == Decision.STOP]
             if FAILURE in attributes:
                 self.journal.tell(trial.number, TrialState.FAIL)
             elif FINAL in attributes:
                 self.journal.tell(trial.number, TrialState.COMPLETE, attributes[FINAL][0])
-            elif any(e["decision"] == Decision.STOP for n, e in attributes.items() if n.startswith("rung:")):
+            elif stops:
+                for name, value in _why_stopped(stops[0]).items():
+                    self.journal.set(trial.number, name, value)
                 self.journal.tell(trial.number, TrialState.PRUNED)
 
     def _log(self, report: StepReport) -> None:
@@ -405,6 +409,11 @@ class Referee:
                 cost[f"stage{report.stage}"] = cost.get(f"stage{report.stage}", 0.0) + report.seconds
             self._costs[number] = cost
         return self._costs[number]
+
+
+def _why_stopped(rung: Rung) -> dict[str, Any]:
+    """Attributes of a trial that was stopped at a rung."""
+    return {STOPPED: str(rung)} | ({STOPPED_IN_STAGE1: True} if rung.stage == 1 else {})
 
 
 def journal_records(trials: Iterable[FrozenTrial], rungs: Iterable[Rung]) -> list[Record]:

@@ -10,10 +10,19 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from lt_search.parameters import Parameter, in_sampling_order
 from lt_search.plain_sampler import STARTUP_TRIALS, ReseededSampler
-from lt_search.stage_history import REUSE_COST, STAGE1_COST, STAGE2_COST
+from lt_search.stage_history import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1
 from lt_search.staged_sampler import StagedSampler
 
-__all__ = ["REUSE_COST", "STAGE1_COST", "STAGE2_COST", "STARTUP_TRIALS", "ReseededSampler", "StagedSampler", "propose"]
+__all__ = [
+    "REUSE_COST",
+    "STAGE1_COST",
+    "STAGE2_COST",
+    "STARTUP_TRIALS",
+    "STOPPED_IN_STAGE1",
+    "ReseededSampler",
+    "StagedSampler",
+    "propose",
+]
 
 
 def propose(trial: optuna.Trial, parameters: Mapping[str, Parameter], fixed: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lt_search.parzen import Array, choices, decode, encode, out_of_range
+from lt_search.parzen import Array, choices, decode, encode, key, out_of_range
 
 Bools = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -24,6 +24,9 @@ REUSE_COST = "reuse_cost"
 """User attribute of a trial that used another one's stage 1: what it took in all, harness included, in the same unit.
 
 Where stage 2 takes a tenth of a second, handing a trial out and writing its files is most of what it costs."""
+
+STOPPED_IN_STAGE1 = "stopped_in_stage1"
+"""User attribute of a pruned trial: it never got to stage 2, though its stage 1 may be there. True, or absent."""
 
 PROPOSED = "staged:proposed"
 """System attribute of a trial: all that was drawn for it, as JSON in Optuna's internal representation."""
@@ -73,8 +76,8 @@ class Distinct:
         seen: dict[tuple[Any, ...], int] = {}
         index: list[int] = []
         first: list[int] = []
-        for trial, key in enumerate(zip(*columns, strict=True)):
-            number = seen.setdefault(key, len(first))
+        for trial, values in enumerate(zip(*columns, strict=True)):
+            number = seen.setdefault(tuple(map(key, values)), len(first))
             if number == len(first):
                 first.append(trial)
             index.append(number)
@@ -101,9 +104,9 @@ class History:
     ended: Bools
     """Complete or pruned."""
     has_stage1: Bools
-    """Whether the trial shows that its stage 1 is there: it is complete or carries that stage's cost."""
+    """Whether the trial got through stage 1: it is complete, or carries that stage's cost and was not stopped in it."""
     repeatable: Bools
-    """Whether its stage-1 values can be repeated: its stage 1 is there, and the values are within today's ranges."""
+    """Whether its stage-1 values can be repeated: it got through stage 1, and the values are within today's ranges."""
     tries_stage2: Bools
     """Whether it says something of its stage 2: it got there, or is still running."""
     costs: Array
@@ -150,14 +153,15 @@ class History:
             [[t.user_attrs.get(STAGE1_COST, np.nan), t.user_attrs.get(again, np.nan)] for t in trials],
             dtype=np.float64,
         ).reshape(len(trials), 2)
-        has_stage1 = complete | ~np.isnan(costs[:, 0])
+        stopped = np.array([bool(trial.user_attrs.get(STOPPED_IN_STAGE1)) for trial in trials], dtype=bool)
+        has_stage1 = complete | (~np.isnan(costs[:, 0]) & ~stopped)
         return cls(
             _finite(np.array(values, dtype=np.float64)),
             complete | pruned,
             has_stage1,
             has_stage1 & ~axes1.out_of_range(columns),
             has_stage1 | running,
-            np.where(costs > 0, costs, np.nan),
+            np.where((costs > 0) & np.isfinite(costs), costs, np.nan),
             axes1.encode(columns),
             axes2.encode(columns),
             Distinct.of(columns[name] for name in axes1.space),

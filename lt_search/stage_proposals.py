@@ -55,13 +55,14 @@ class Proposer:
         self._stage1s = history.x1[history.stage1.first]
 
     def draw(self, given: Mapping[str, Any], cost_ratio: float | None) -> dict[str, Any]:
-        """All parameters' values, beside some that are given; a trial that is given stage-1 values repeats none.
+        """All parameters' values, beside some that are given; given stage-1 values decide which stage 1 it is.
 
         `cost_ratio` is a stage 1's cost over a stage 2's; None: predicted.
         """
         values = self._new_joint() if self._is_joint() else self._new_stage1()
         x1 = _place(self._axes1, {**values, **given})
-        for repeated in [] if given.keys() & self._axes1.space.keys() else self._stage1s_to_repeat(x1, cost_ratio):
+        is_given = bool(given.keys() & self._axes1.space.keys())
+        for repeated in self._stage1s_at(x1) if is_given else self._stage1s_to_repeat(x1, cost_ratio):
             stage2 = self._stage2_for(repeated)
             if stage2 is not None:
                 return {**self._values_of(self._axes1, int(self._history.stage1.first[repeated])), **stage2}
@@ -78,6 +79,10 @@ class Proposer:
 
     def _stage2_begun(self) -> bool:
         return self._begun(int(self._history.ended.sum()))
+
+    def _stage1s_at(self, place: Array) -> list[int]:
+        """The stage 1 at a place (d1,), if it is there."""
+        return [number for number, known in enumerate(self._stage1s) if _among(place, known[None])]
 
     # --- new or repeated -------------------------------------------------------------------------------------------
 

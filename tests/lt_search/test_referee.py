@@ -28,7 +28,7 @@ from lt_search.referee import (
     turned_off,
 )
 from lt_search.rungs import Decision, Rung
-from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, ReseededSampler
+from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1, ReseededSampler
 from lt_search.spec import RunSpec
 from lt_search.stage_gate import StageGate
 from lt_search.stage_store import StageStore
@@ -549,7 +549,9 @@ def test_a_reused_stage_1_that_is_stopped_still_says_what_it_costs(tiny_spec: Ru
         driver.referee.observe(report(driver.job().number, 1, 1, value))
     number = driver.job().number
     assert driver.referee.observe(_reused(number, 0.1)) is Decision.STOP
-    assert driver.trial(number).user_attrs[STAGE1_COST] == 4.0
+    attributes = driver.trial(number).user_attrs
+    assert attributes[STAGE1_COST] == 4.0
+    assert attributes[STOPPED_IN_STAGE1] is True, "proposals do not take its stage 2 for tried"
 
 
 def test_a_trial_that_takes_up_its_own_stage_1_after_a_kill_is_no_reuse(tiny_spec: RunSpec, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,20 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
+from lt_search.sampler import (
+    REUSE_COST,
+    STAGE1_COST,
+    STAGE2_COST,
+    STOPPED_IN_STAGE1,
+    ReseededSampler,
+    StagedSampler,
+)
+from lt_search.stage_history import Axes, History
 
 STAGE1 = ("lr", "loss", "margin", "epochs")
 
@@ -358,6 +369,53 @@ def test_enqueued_values_are_kept_whole_or_in_part() -> None:
             assert b == 0.375
         seen.add((a, c))
         study.tell(trial, -a - b - c)
+
+
+def test_further_stage_2s_are_tried_on_a_stage_1_that_is_given_again() -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
+    for number in range(30):
+        if number >= 12:
+            study.enqueue_trial({"a": 0.375})
+        trial = study.ask()
+        a, b = _plain(trial)
+        study.tell(trial, -abs(a - 0.375) - abs(b - 0.6))
+    given = [trial.params for trial in study.trials[12:]]
+    assert {params["a"] for params in given} == {0.375}
+    assert len({params["b"] for params in given}) == 18
+
+
+def test_a_stage_1_that_was_stopped_at_its_end_is_not_repeated_and_its_stage_2_not_taken_for_tried() -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
+    met: dict[float, bool] = {}
+    for _ in range(60):
+        trial = study.ask()
+        a, b = _plain(trial)
+        trial.set_user_attr(STAGE1_COST, 20.0)
+        assert not met.get(a), "it was stopped"
+        if met.setdefault(a, len(met) % 2 == 1):
+            trial.set_user_attr(STOPPED_IN_STAGE1, True)
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, 0.01 * a - (b - 0.6) ** 2)
+    axes = [Axes({name: FloatDistribution(0, 1)}) for name in ("a", "b")]
+    history = History.of(study.trials, 1, *axes)
+    stopped = np.array([met[trial.params["a"]] for trial in study.trials])
+    assert stopped.sum() > 3
+    assert (history.tries_stage2 == ~stopped).all()
+
+
+def test_choices_may_be_lists_and_costs_infinite() -> None:
+    study = _study(StagedSampler(["a", "layers"], seed=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna's, about choices of this type
+        for _ in range(30):
+            trial = study.ask()
+            a, b = _plain(trial)
+            layers = trial.suggest_categorical("layers", [[64], [64, 64], [128]])
+            trial.set_user_attr(STAGE1_COST, math.inf if trial.number == 5 else 20.0)
+            trial.set_user_attr(STAGE2_COST, 1.0)
+            study.tell(trial, -abs(a - 0.3) - abs(b - 0.6) - 0.1 * len(layers))
+    assert len({trial.params["a"] for trial in study.trials}) < 30, "stage 1s are repeated"
 
 
 def test_ranges_may_change_and_parameters_may_come_later() -> None:
