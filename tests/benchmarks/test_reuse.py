@@ -1,0 +1,58 @@
+"""What the comparison with a plain Ray Tune script computes from the two searches' outcomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from benchmarks.reuse import CASES, Outcome, Results, compare, how_much_sooner, more_configurations
+
+CASE = CASES["lmd-stage2/off"]
+
+
+def plain(finished: list[tuple[float, float]], seconds: float = 90) -> Outcome:
+    return Outcome(CASE.name, 0, "plain", seconds, 1, finished, start=10, stage1=18, stage2=2)
+
+
+def ours(finished: list[tuple[float, float]], seconds: float = 90) -> Outcome:
+    return Outcome(CASE.name, 0, "ours", seconds, 1, finished, stage2=2)
+
+
+def test_what_the_baseline_had_in_hand_when_time_was_up_counts_for_it() -> None:
+    many = ours([(float(i), 0.5) for i in range(30)])
+    assert more_configurations(plain([(30, 0.5), (60, 0.6), (90, 0.5)]), many) == pytest.approx(10)
+    assert more_configurations(plain([(30, 0.5), (60, 0.6)]), many) == pytest.approx(10)
+
+
+def test_a_search_that_pays_only_stage_2_reaches_the_bound() -> None:
+    baseline = plain([(30, 0.5)])
+    most = ours([(2.0 * i, 0.5) for i in range(1, 46)])
+    assert more_configurations(baseline, most) == pytest.approx(baseline.whole / baseline.stage2) == 15
+
+
+def test_time_to_equal_quality_is_that_of_the_first_as_good_one() -> None:
+    baseline = plain([(30, 0.5), (60, 0.6), (90, 0.55)])
+    assert how_much_sooner(baseline, ours([(15, 0.59), (20, 0.6), (25, 0.7)])) == 3
+    assert how_much_sooner(baseline, ours([(20, 0.59)])) == 0
+
+
+def test_a_baseline_that_ended_nothing_meets_no_bar() -> None:
+    results = Results(None)
+    results.outcomes = [plain([]), ours([])]
+    table = Table("case", "seed", "ended", "rate", "ratio", "bound", "time", "best", "bars")
+    compare(CASE, 1, results, table)
+    assert list(table.columns[-1].cells) == ["the baseline trained nothing to the end: it needs more --seconds"]
+
+
+def test_kept_outcomes_outlive_a_kill_while_one_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    first = Results(path)
+    first.keep(plain([(30, 0.5)]))
+    first.keep(ours([(20, 0.6)]))
+    path.write_text(path.read_text()[:-10])
+    again = Results(path)
+    assert again.outcomes == first.outcomes[:1]
+    again.keep(ours([(20, 0.7)]))
+    assert [outcome.best for outcome in Results(path).outcomes] == [0.5, 0.7]
