@@ -1,6 +1,6 @@
 """What the harness itself costs: through rungs and journal, through Ray, and for a proposal.
 
-    python -m benchmarks.overhead [PART ...]
+    python -m benchmarks.overhead [--parts PART ...]
 
 Parts: `journal`, `ray`, `ask`; by default all three, some 15 minutes on two cores. No trial trains anything worth
 the name. Each part prints ours, a named baseline measured in the same call, and their ratio.
@@ -18,7 +18,7 @@ the name. Each part prints ours, a named baseline measured in the same call, and
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -334,7 +334,7 @@ def ask_seconds(study: optuna.Study, spec: RunSpec, samplers: Mapping[str, BaseS
             trial = study.ask()
             propose(trial, spec.parameters, flatten(spec.config))
             seconds[name].append(time.perf_counter() - start)
-            study.tell(trial, state=TrialState.FAIL)  # leaves nothing for the next proposal to learn from
+            study.tell(trial, state=TrialState.FAIL)  # without a value: the study hardly changes
     return {name: median(taken[1:]) for name, taken in seconds.items()}  # the first one also fills caches
 
 
@@ -353,8 +353,10 @@ PARTS: Mapping[str, Callable[[], None]] = {"journal": journal_part, "ray": ray_p
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="What the harness itself costs, beside Optuna and Ray Tune.")
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for part in sys.argv[1:] or PARTS:
+    for part in parser.parse_args().parts:
         PARTS[part]()
 
 
