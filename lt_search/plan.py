@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 import torch
+from optuna.trial import TrialState
 
 from lt_search.address import stage1_address
 from lt_search.durations import show_duration
@@ -102,6 +103,8 @@ def expected_stage1s(
 ) -> int:
     """How many stage 1s a search begins to train: the sampler's own choices, given these costs and random values.
 
+    A trial whose fields exclude each other fails without one.
+
     Args:
         spec: the run.
         trials: trials to propose.
@@ -119,7 +122,11 @@ def expected_stage1s(
     for number in range(min(trials, SIMULATED_TRIALS)):
         trial = study.ask()
         drawn = propose(trial, spec.parameters, flatten(spec.config))
-        address = stage1_address(spec, drawn, compute)
+        try:
+            address = stage1_address(spec, drawn, compute)
+        except ValueError:
+            study.tell(trial, state=TrialState.FAIL)
+            continue
         if address in addresses:
             trial.set_user_attr(REUSE_COST, costs.of(2, spec) + TURNAROUND)
         addresses.add(address)

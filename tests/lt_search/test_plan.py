@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import pytest
 import torch
+from pydantic import model_validator
 
 from lt_search.data.registry import load_dataset
 from lt_search.messages import RunInputs, StepReport
@@ -14,6 +16,7 @@ from lt_search.sampler import ReseededSampler
 from lt_search.session import LoadedInputs
 from lt_search.spec import RunSpec
 from lt_search.store import FolderStore
+from tests.tiny import TinyConfig, TinyTrainer
 
 COSTS = StageCosts({1: 3.0, 2: 10.0}, "a test", checkpoint_bytes=2**20, artefact_bytes=2**21)
 
@@ -55,6 +58,23 @@ def test_stage_1_trainings_are_counted_by_address(tiny_spec: RunSpec) -> None:
     assert _stage1s(fixed.model_copy(update={"reuse": False}), 12) == 12
     assert _stage1s(tiny_spec, 12) == 12
     assert _stage1s(tiny_spec, 1000) == 1000, "of a long search, the first proposals stand for all"
+
+
+def test_a_trial_whose_fields_exclude_each_other_has_no_stage_1(
+    tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exclusive(TinyConfig):
+        @model_validator(mode="after")
+        def check(self) -> Self:
+            if self.stage1.optimiser == "momentum":
+                raise ValueError("momentum excludes the rest")
+            return self
+
+    searched = {"stage1.optimiser": tiny_spec.search["stage1.optimiser"], "stage2.bias": tiny_spec.search["stage2.bias"]}
+    spec = tiny_spec.model_copy(update={"search": searched})
+    assert _stage1s(spec, 12) == 2
+    monkeypatch.setattr(TinyTrainer, "config_type", Exclusive)
+    assert _stage1s(spec, 12) == 1, "that of plain gradient descent"
 
 
 def test_time_is_measured_from_earlier_runs_on_the_same_data(tiny_spec: RunSpec, tmp_path: Path) -> None:
