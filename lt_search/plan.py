@@ -219,6 +219,24 @@ def _bytes(state: State | object) -> int:
     return 0
 
 
+def elapsed_seconds(spec: RunSpec, trials: int, expected: Expected, costs: StageCosts, concurrent: int) -> float:
+    """Seconds from the start of a search to its end.
+
+    A stage 1 is trained by one trial while those that share it wait, so that no more trials than there are stage 1s
+    train at first; nor does a search end before one whole trial has.
+    """
+    work = _work(expected, trials, costs)
+    shared_out = work[1] / max(1, min(concurrent, expected.stage1s)) + work[2] / min(concurrent, trials)
+    one_trial = (costs.of(1, spec) if expected.stage1s else 0.0) + costs.of(2, spec) + TURNAROUND
+    return max(shared_out, one_trial)
+
+
+def _work(expected: Expected, trials: int, costs: StageCosts) -> dict[int, float]:
+    """Seconds of both stages over all trials; handing trials out counts as stage 2."""
+    work = {stage: expected.steps[stage] * costs.seconds[stage] for stage in (1, 2)}
+    return {**work, 2: work[2] + trials * TURNAROUND}
+
+
 def render_plan(
     spec: RunSpec, trials: int, expected: Expected, costs: StageCosts, *, concurrent: int, keep_gb: float, device: str
 ) -> str:
@@ -249,11 +267,12 @@ def render_plan(
     steps = expected.steps
     images = steps[1] * (spec.config["stage1"]["images_per_epoch"] or spec.data.training_images)
     lines.append(f"  training    about {steps[1]} stage-1 steps ({images:,} images) and {steps[2]} stage-2 steps")
-    total = sum(steps[stage] * costs.seconds[stage] for stage in (1, 2))
+    total = sum(_work(expected, trials, costs).values())
     each = ", ".join(f"stage {stage} {costs.seconds[stage]:.2g} s a step" for stage in (1, 2))
     lines.append(f"  measured    {each} ({costs.origin})")
     lines.append(f"  work        about {show_duration(total)}: {total / 3600:.2g} device-hours of one {device}")
-    lines.append(f"  time        about {show_duration(total / min(concurrent, trials))}, {concurrent} trials at a time")
+    seconds = elapsed_seconds(spec, trials, expected, costs, concurrent)
+    lines.append(f"  time        about {show_duration(seconds)}, {concurrent} trials at a time")
     stage1s = f"{expected.stage1s * costs.artefact_bytes / 2**20:.1f} MiB of shared stage 1s, " if spec.reuse else ""
     lines.append(
         f"  disk        {stage1s}{costs.checkpoint_bytes / 2**20:.1f} MiB a checkpoint: at most {keep_gb:g} GB of "

@@ -9,7 +9,17 @@ from pydantic import model_validator
 
 from lt_search.data.registry import load_dataset
 from lt_search.messages import RunInputs, StepReport
-from lt_search.plan import StageCosts, earlier_seconds, expect, expected_stage1s, going_on, measure, render_plan
+from lt_search.plan import (
+    TURNAROUND,
+    StageCosts,
+    earlier_seconds,
+    elapsed_seconds,
+    expect,
+    expected_stage1s,
+    going_on,
+    measure,
+    render_plan,
+)
 from lt_search.run_folder import new_run
 from lt_search.rungs import Rung
 from lt_search.sampler import ReseededSampler
@@ -107,10 +117,27 @@ def test_a_trial_is_measured_where_there_was_none_before(
     assert costs.artefact_bytes == 4 * (floats + 16 * 3), "with its velocity"
 
 
+@pytest.mark.parametrize("concurrent", [1, 2, 16])
+@pytest.mark.parametrize("stage1s", [0, 1, 2, 16])
+def test_a_stage_1_is_not_divided_among_the_trials_that_share_it(
+    tiny_spec: RunSpec, concurrent: int, stage1s: int
+) -> None:
+    spec = tiny_spec.model_copy(update={"prune": False})
+    stage1, stage2 = 4 * 3.0, 2 * 10.0 + TURNAROUND
+    rounds1, rounds2 = -(-stage1s // concurrent), 16 // concurrent
+    found = elapsed_seconds(spec, 16, expect(spec, 16, stage1s), COSTS, concurrent)
+    assert found == pytest.approx(rounds1 * stage1 + rounds2 * stage2)
+
+
+def test_a_search_takes_as_long_as_one_trial_that_is_never_stopped(tiny_spec: RunSpec) -> None:
+    found = elapsed_seconds(tiny_spec, 16, expect(tiny_spec, 16, 16), COSTS, 16)
+    assert found == pytest.approx(4 * 3.0 + 2 * 10.0 + TURNAROUND)
+
+
 def test_the_plan_says_what_it_takes(tiny_spec: RunSpec) -> None:
     expected = expect(tiny_spec, 16, 4)
     shown = render_plan(tiny_spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core")
-    total = 3 * 10 + 10 * 21
+    total = 3 * 10 + 10 * 21 + round(16 * TURNAROUND)
     assert f"{total // 60}m {total % 60:02d}s: {total / 3600:.2g} device-hours of one CPU core" in shown
     assert "about 4 stage-1 trainings for 16 trials" in shown
     assert f"{total // 2 // 60}m {total // 2 % 60:02d}s, 2 trials at a time" in shown
