@@ -50,7 +50,7 @@ class StageOne:
     metric: str
     """The objective that `value` and `standard_error` of the history are of."""
     trained_by: str
-    """Run and trial that paid for it, such as `ldrnet-0001/7`."""
+    """Run and trial that paid for it, see `lt_search.checkpoints.trainer_of`."""
     trainer: str
 
     @property

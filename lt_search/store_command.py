@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from lt_search.checkpoints import shown_trainer
 from lt_search.durations import show_duration
 from lt_search.errors import Problem, UserError
 from lt_search.exit_codes import ExitCode
@@ -40,7 +41,8 @@ def list_stages(storage: FolderStore, console: Console) -> ExitCode:
         probe = "-" if stage.probe is None else f"{stage.metric} {stage.probe:.4f}"
         cost, age = show_duration(stage.seconds), show_duration(max(0.0, now - stage.last_used))
         address = stage.address[:SHOWN_DIGITS]
-        table.add_row(address, stage.trainer, stage.trained_by, probe, cost, _size(stage.n_bytes), f"{age} ago")
+        trained_by = shown_trainer(stage.trained_by)
+        table.add_row(address, stage.trainer, trained_by, probe, cost, _size(stage.n_bytes), f"{age} ago")
     console.print(table)
     _say(console, f"{len(found)} stage 1s, {_size(sum(stage.n_bytes for stage in found))}")
     damaged = len(stages.addresses()) - len(found)

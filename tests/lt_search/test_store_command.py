@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,12 @@ def _run(stages: StageStore, *words: object) -> int:
 
 
 def test_lists_what_is_there(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
-    stages.publish("0123456789abcdef", stage())
+    stages.publish("0123456789abcdef", replace(stage(), trained_by="run/7@0f3a"))
     assert _run(stages, "list") == 0
     shown = capsys.readouterr().out
     for word in ("0123456789ab", "run/7", "tiny", "mAP 0.5000", "5s", "1 stage 1s"):
         assert word in shown
+    assert "@" not in shown, "the id of a run is not for people"
 
 
 def test_verify_names_what_is_damaged(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
