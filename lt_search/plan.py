@@ -11,7 +11,7 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from lt_search.address import stage1_address
+from lt_search.address import compute_kind, stage1_address
 from lt_search.durations import show_duration
 from lt_search.errors import UserError
 from lt_search.referee import read_reports
@@ -144,34 +144,44 @@ SIMULATED_TRIALS = 100
 """Proposals that a plan makes; of a longer search, the first ones stand for all."""
 
 
-def earlier_seconds(spec: RunSpec, storage: FolderStore) -> dict[int, float]:
-    """Mean seconds per step of each stage in earlier runs of this trainer on this data and image size."""
+def earlier_seconds(spec: RunSpec, storage: FolderStore, compute: str) -> dict[int, float]:
+    """Mean seconds per step of each stage in earlier runs that trained what this one would.
+
+    Those are runs of the same trainer, config and search on the same data and image size, and of them the steps that
+    were computed on the same kind of device: anything else can take a hundred times as long.
+
+    Args:
+        spec: the run.
+        storage: where the earlier runs are.
+        compute: on what trials are to be computed, see `lt_search.address.compute_kind`.
+    """
     times: dict[int, list[float]] = {1: [], 2: []}
     for name in run_names(storage):
         try:
             store, other = open_run(storage, name)
         except UserError:
             continue
-        if other.trainer != spec.trainer or _trained_on(other) != _trained_on(spec):
+        if _decides_time(other) != _decides_time(spec):
             continue
         for number in (folder.rsplit("/", 1)[-1] for folder in store.list("trials")):
             for report in read_reports(store, int(number)) if number.isdigit() else ():
-                if report.reused_from is None:
+                if report.reused_from is None and compute_kind(report.device, report.threads) == compute:
                     times[report.stage].append(report.seconds)
     return {stage: mean(seconds) for stage, seconds in times.items() if seconds}
 
 
-def _trained_on(spec: RunSpec) -> tuple[object, ...]:
-    return spec.data.fingerprint, spec.data.image_size, [extra.fingerprint for extra in spec.data.extra]
+def _decides_time(spec: RunSpec) -> tuple[object, ...]:
+    data = spec.data.fingerprint, spec.data.image_size, [extra.fingerprint for extra in spec.data.extra]
+    return data, spec.trainer, spec.config, spec.search
 
 
 def measure(spec: RunSpec, loaded: LoadedInputs, storage: FolderStore) -> StageCosts:
-    """What a trial takes: its size, and its time in earlier runs of this trainer on this data.
+    """What a trial takes: its size, and its time in earlier runs that trained the same.
 
     Where there were none, the first trial is trained for a while; nothing of it is kept.
     """
     trainer = loaded.build_trainer(spec.config)
-    seconds = earlier_seconds(spec, storage)
+    seconds = earlier_seconds(spec, storage, compute_kind(loaded.device.type, torch.get_num_threads()))
     origin = "earlier runs"
     measured = set(seconds) != {1, 2}
     sizes = []

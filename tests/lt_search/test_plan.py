@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -80,26 +81,48 @@ def test_a_trial_whose_fields_exclude_each_other_has_no_stage_1(
                 raise ValueError("momentum excludes the rest")
             return self
 
-    searched = {"stage1.optimiser": tiny_spec.search["stage1.optimiser"], "stage2.bias": tiny_spec.search["stage2.bias"]}
+    searched = {
+        "stage1.optimiser": tiny_spec.search["stage1.optimiser"],
+        "stage2.bias": tiny_spec.search["stage2.bias"],
+    }
     spec = tiny_spec.model_copy(update={"search": searched})
     assert _stage1s(spec, 12) == 2
     monkeypatch.setattr(TinyTrainer, "config_type", Exclusive)
     assert _stage1s(spec, 12) == 1, "that of plain gradient descent"
 
 
-def test_time_is_measured_from_earlier_runs_on_the_same_data(tiny_spec: RunSpec, tmp_path: Path) -> None:
+def _write_run(storage: FolderStore, name: str, spec: RunSpec, *reports: StepReport) -> None:
+    store = new_run(storage, name, spec, {})
+    for report in reports:
+        store.append_line(f"trials/{report.number:04d}/metrics.jsonl", report.to_json())
+
+
+def test_time_is_measured_from_earlier_runs_that_trained_the_same(tiny_spec: RunSpec, tmp_path: Path) -> None:
     storage = FolderStore(tmp_path / "runs")
-    assert earlier_seconds(tiny_spec, storage) == {}
-    store = new_run(storage, "a", tiny_spec, {})
-    for stage, step, seconds in ((1, 1, 2.0), (1, 2, 4.0), (2, 1, 10.0)):
-        store.append_line("trials/0000/metrics.jsonl", StepReport(0, 1, stage, step, seconds=seconds).to_json())
+    assert earlier_seconds(tiny_spec, storage, "cpu:1") == {}
+    steps = [StepReport(0, 1, 1, 1, seconds=2.0), StepReport(0, 1, 1, 2, seconds=4.0)]
     reused = StepReport(1, 1, 1, 1, seconds=0.0, reused_from="a/0")
-    store.append_line("trials/0001/metrics.jsonl", reused.to_json())
-    other = tiny_spec.model_copy(update={"data": tiny_spec.data.model_copy(update={"fingerprint": "other"})})
-    new_run(storage, "b", other, {}).append_line(
-        "trials/0000/metrics.jsonl", StepReport(0, 1, 1, 1, seconds=99.0).to_json()
-    )
-    assert earlier_seconds(tiny_spec, storage) == {1: 3.0, 2: 10.0}
+    _write_run(storage, "a", tiny_spec, *steps, StepReport(0, 1, 2, 1, seconds=10.0), reused)
+    found = tiny_spec.model_copy(update={"seed": 7, "metric": "ap50", "notes": ["another"]})
+    assert earlier_seconds(found, storage, "cpu:1") == {1: 3.0, 2: 10.0}
+
+
+def test_time_of_other_work_is_not_this_runs(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    storage = FolderStore(tmp_path / "runs")
+    step = StepReport(0, 1, 1, 1, seconds=99.0)
+    slow = {**tiny_spec.config, "stage1": {**tiny_spec.config["stage1"], "seconds": 9.0}}
+    others = {
+        "data": {"data": tiny_spec.data.model_copy(update={"fingerprint": "other"})},
+        "size": {"data": tiny_spec.data.model_copy(update={"image_size": 224})},
+        "config": {"config": slow},
+        "search": {"search": {"stage2.bias": tiny_spec.search["stage2.bias"]}},
+    }
+    for name, other in others.items():
+        _write_run(storage, name, tiny_spec.model_copy(update=other), step)
+    _write_run(storage, "device", tiny_spec, replace(step, device="cuda"), replace(step, step=2, threads=8))
+    assert earlier_seconds(tiny_spec, storage, "cpu:1") == {}
+    assert earlier_seconds(tiny_spec, storage, "cpu:8") == {1: 99.0}
+    assert earlier_seconds(tiny_spec, storage, "cuda") == {1: 99.0}
 
 
 @pytest.mark.parametrize("limit", [0.0, 60.0])
