@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from lt_search.messages import StepReport, TrialJob
+from lt_search.run_folder import run_id
 
 if TYPE_CHECKING:
     from lt_search.store import FolderStore
@@ -30,7 +32,25 @@ def trial_folder(number: int) -> str:
 
 
 def trainer_of(store: FolderStore, number: int) -> str:
-    """How a stage 1 names the trial of a run that trained it, such as `ldrnet-0001/7`."""
+    """How a stage 1 names the trial of a run that trained it, such as `ldrnet-0001/7@0f3a...`.
+
+    What follows the `@` is the run's id, since runs of other folders, or of other times, may have the same name.
+    """
+    run = run_id(store)
+    return f"{_shown(store, number)}@{run}" if run else _shown(store, number)
+
+
+def shown_trainer(trainer: str) -> str:
+    """What people read of a name that `trainer_of` gave, such as `ldrnet-0001/7`."""
+    return re.sub("@[0-9a-f]+$", "", trainer)
+
+
+def was_trained_by(trainer: str, store: FolderStore, number: int) -> bool:
+    """Whether a name that `trainer_of` gave is that of this trial."""
+    return shown_trainer(trainer) == _shown(store, number) and trainer == trainer_of(store, number)
+
+
+def _shown(store: FolderStore, number: int) -> str:
     return f"{store.root.name}/{number}"
 
 

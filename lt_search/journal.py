@@ -6,10 +6,11 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lt_search.errors import Problem, UserError
 
@@ -32,7 +33,7 @@ def sole_driver(run_folder: Path) -> Iterator[None]:
     run_folder.mkdir(parents=True, exist_ok=True)
     with (run_folder / "driver.lock").open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take_lock(lock)
         except OSError as error:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
@@ -48,6 +49,19 @@ def sole_driver(run_folder: Path) -> Iterator[None]:
         lock.flush()
         _mend(run_folder / "journal.log")
         yield
+
+
+LOOKS, LOOK_SECONDS = 10, 0.02
+"""A driver tries so often to take the lock: whoever looks whether the run is driven holds it for a moment."""
+
+
+def _take_lock(lock: TextIO) -> None:
+    """Takes the lock for this process alone; raises `OSError` if another one keeps it."""
+    for _ in range(LOOKS - 1):
+        with suppress(OSError):
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(LOOK_SECONDS)
+    return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_driven(run_folder: Path) -> bool:

@@ -118,7 +118,8 @@ class StepReport:
     storage_failure: str | None = None
     """Why a checkpoint could not be written (a full disk); no fault of the trial, which stays resumable."""
     reused_from: str | None = None
-    """Run and trial that trained this stage-1 step, where this trial took it from the stage store."""
+    """Run and trial that trained this stage-1 step, where this trial took it from the stage store (see
+    `lt_search.checkpoints.trainer_of`)."""
     stage1_seconds: float | None = None
     """At the end of a stage 1 from the store: what training it cost."""
     history: list[StepReport] = field(default_factory=list)

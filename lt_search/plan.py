@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import optuna
 import torch
+from optuna.trial import TrialState
 
-from lt_search.address import stage1_address
+from lt_search.address import compute_kind, stage1_address
 from lt_search.durations import show_duration
 from lt_search.errors import UserError
 from lt_search.referee import read_reports
@@ -102,6 +103,8 @@ def expected_stage1s(
 ) -> int:
     """How many stage 1s a search begins to train: the sampler's own choices, given these costs and random values.
 
+    A trial whose fields exclude each other fails without one.
+
     Args:
         spec: the run.
         trials: trials to propose.
@@ -119,7 +122,11 @@ def expected_stage1s(
     for number in range(min(trials, SIMULATED_TRIALS)):
         trial = study.ask()
         drawn = propose(trial, spec.parameters, flatten(spec.config))
-        address = stage1_address(spec, drawn, compute)
+        try:
+            address = stage1_address(spec, drawn, compute)
+        except ValueError:
+            study.tell(trial, state=TrialState.FAIL)
+            continue
         if address in addresses:
             trial.set_user_attr(REUSE_COST, costs.of(2, spec) + TURNAROUND)
         addresses.add(address)
@@ -137,34 +144,44 @@ SIMULATED_TRIALS = 100
 """Proposals that a plan makes; of a longer search, the first ones stand for all."""
 
 
-def earlier_seconds(spec: RunSpec, storage: FolderStore) -> dict[int, float]:
-    """Mean seconds per step of each stage in earlier runs of this trainer on this data and image size."""
+def earlier_seconds(spec: RunSpec, storage: FolderStore, compute: str) -> dict[int, float]:
+    """Mean seconds per step of each stage in earlier runs that trained what this one would.
+
+    Those are runs of the same trainer, config and search on the same data and image size, and of them the steps that
+    were computed on the same kind of device: anything else can take a hundred times as long.
+
+    Args:
+        spec: the run.
+        storage: where the earlier runs are.
+        compute: on what trials are to be computed, see `lt_search.address.compute_kind`.
+    """
     times: dict[int, list[float]] = {1: [], 2: []}
     for name in run_names(storage):
         try:
             store, other = open_run(storage, name)
         except UserError:
             continue
-        if other.trainer != spec.trainer or _trained_on(other) != _trained_on(spec):
+        if _decides_time(other) != _decides_time(spec):
             continue
         for number in (folder.rsplit("/", 1)[-1] for folder in store.list("trials")):
             for report in read_reports(store, int(number)) if number.isdigit() else ():
-                if report.reused_from is None:
+                if report.reused_from is None and compute_kind(report.device, report.threads) == compute:
                     times[report.stage].append(report.seconds)
     return {stage: mean(seconds) for stage, seconds in times.items() if seconds}
 
 
-def _trained_on(spec: RunSpec) -> tuple[object, ...]:
-    return spec.data.fingerprint, spec.data.image_size, [extra.fingerprint for extra in spec.data.extra]
+def _decides_time(spec: RunSpec) -> tuple[object, ...]:
+    data = spec.data.fingerprint, spec.data.image_size, [extra.fingerprint for extra in spec.data.extra]
+    return data, spec.trainer, spec.config, spec.search
 
 
 def measure(spec: RunSpec, loaded: LoadedInputs, storage: FolderStore) -> StageCosts:
-    """What a trial takes: its size, and its time in earlier runs of this trainer on this data.
+    """What a trial takes: its size, and its time in earlier runs that trained the same.
 
     Where there were none, the first trial is trained for a while; nothing of it is kept.
     """
     trainer = loaded.build_trainer(spec.config)
-    seconds = earlier_seconds(spec, storage)
+    seconds = earlier_seconds(spec, storage, compute_kind(loaded.device.type, torch.get_num_threads()))
     origin = "earlier runs"
     measured = set(seconds) != {1, 2}
     sizes = []
@@ -212,6 +229,24 @@ def _bytes(state: State | object) -> int:
     return 0
 
 
+def elapsed_seconds(spec: RunSpec, trials: int, expected: Expected, costs: StageCosts, concurrent: int) -> float:
+    """Seconds from the start of a search to its end.
+
+    A stage 1 is trained by one trial while those that share it wait, so that no more trials than there are stage 1s
+    train at first; nor does a search end before one whole trial has.
+    """
+    work = _work(expected, trials, costs)
+    shared_out = work[1] / max(1, min(concurrent, expected.stage1s)) + work[2] / min(concurrent, trials)
+    one_trial = (costs.of(1, spec) if expected.stage1s else 0.0) + costs.of(2, spec) + TURNAROUND
+    return max(shared_out, one_trial)
+
+
+def _work(expected: Expected, trials: int, costs: StageCosts) -> dict[int, float]:
+    """Seconds of both stages over all trials; handing trials out counts as stage 2."""
+    work = {stage: expected.steps[stage] * costs.seconds[stage] for stage in (1, 2)}
+    return {**work, 2: work[2] + trials * TURNAROUND}
+
+
 def render_plan(
     spec: RunSpec, trials: int, expected: Expected, costs: StageCosts, *, concurrent: int, keep_gb: float, device: str
 ) -> str:
@@ -242,11 +277,12 @@ def render_plan(
     steps = expected.steps
     images = steps[1] * (spec.config["stage1"]["images_per_epoch"] or spec.data.training_images)
     lines.append(f"  training    about {steps[1]} stage-1 steps ({images:,} images) and {steps[2]} stage-2 steps")
-    total = sum(steps[stage] * costs.seconds[stage] for stage in (1, 2))
+    total = sum(_work(expected, trials, costs).values())
     each = ", ".join(f"stage {stage} {costs.seconds[stage]:.2g} s a step" for stage in (1, 2))
     lines.append(f"  measured    {each} ({costs.origin})")
     lines.append(f"  work        about {show_duration(total)}: {total / 3600:.2g} device-hours of one {device}")
-    lines.append(f"  time        about {show_duration(total / min(concurrent, trials))}, {concurrent} trials at a time")
+    seconds = elapsed_seconds(spec, trials, expected, costs, concurrent)
+    lines.append(f"  time        about {show_duration(seconds)}, {concurrent} trials at a time")
     stage1s = f"{expected.stage1s * costs.artefact_bytes / 2**20:.1f} MiB of shared stage 1s, " if spec.reuse else ""
     lines.append(
         f"  disk        {stage1s}{costs.checkpoint_bytes / 2**20:.1f} MiB a checkpoint: at most {keep_gb:g} GB of "

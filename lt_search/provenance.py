@@ -6,15 +6,20 @@ import os
 import platform
 import subprocess
 import time
+import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+RUN_ID = "id"
+"""Key of the id of a run."""
+
 
 def provenance() -> dict[str, Any]:
-    """Versions, code and machine, for people."""
+    """Versions, code and machine, for people; and an id, since another run may come to have the same name."""
     names = ("lt-search", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn")
     return {
+        RUN_ID: uuid.uuid4().hex,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),

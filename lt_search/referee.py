@@ -18,7 +18,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from lt_search.address import stage1_address
-from lt_search.checkpoints import checkpoint_files, load_checkpoint, trainer_of, trial_folder
+from lt_search.checkpoints import checkpoint_files, load_checkpoint, shown_trainer, trial_folder, was_trained_by
 from lt_search.durations import show_duration
 from lt_search.foresight import Evidence, Foresight
 from lt_search.messages import StepReport, TrialJob
@@ -222,11 +222,12 @@ class Referee:
 
     def _note_reuse(self, report: StepReport) -> None:
         """Notes whose stage 1 a trial uses, unless it is its own, published just before its worker was killed."""
-        if report.reused_from == trainer_of(self._store, report.number):
+        trainer = report.reused_from or ""
+        if was_trained_by(trainer, self._store, report.number):
             return
-        self.journal.set(report.number, REUSED, report.reused_from)
+        self.journal.set(report.number, REUSED, shown_trainer(trainer))
         saved = f"{show_duration(report.stage1_seconds or 0.0)} saved"
-        self._log_line(f"trial {report.number} starts at stage 2: stage 1 is that of {report.reused_from}, {saved}")
+        self._log_line(f"trial {report.number} starts at stage 2: stage 1 is that of {shown_trainer(trainer)}, {saved}")
 
     def _take_in(self, trial: FrozenTrial, report: StepReport) -> Decision:
         """Records one step and judges it."""

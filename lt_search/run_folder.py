@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from lt_search.errors import Problem, UserError
+from lt_search.provenance import RUN_ID
 from lt_search.space import FOLDER_NAME, validation_problems
 from lt_search.spec import RunSpec
 from lt_search.store import FolderStore
@@ -113,6 +114,11 @@ def find_folder(storage: FolderStore, name: str, marker: str) -> FolderStore:
 def read_provenance(store: FolderStore) -> dict[str, Any]:
     """The facts kept beside a run's spec."""
     return dict(yaml.safe_load(store.read(SPEC)).get(PROVENANCE, {}))
+
+
+def run_id(store: FolderStore) -> str:
+    """The id of a run; empty where it has none: one of an earlier version, or a folder without `run.yaml`."""
+    return str(read_provenance(store).get(RUN_ID, "")) if store.exists(SPEC) else ""
 
 
 def claim(storage: FolderStore, name: str) -> FolderStore | None:

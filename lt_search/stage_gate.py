@@ -23,6 +23,8 @@ class StageGate:
         self._stages = None if storage is None else StageStore(storage)
         self._claims = None if storage is None else StageClaims(storage, run)
         self._trained_by: dict[str, int] = {}
+        self._let_in: dict[int, str] = {}
+        """Addresses of the trials that were let in to a stored stage 1 and have not got past it yet."""
         self._seen: set[str] = set()
 
     @property
@@ -42,11 +44,17 @@ class StageGate:
             return True
         if self._stages.has(address):
             self._seen.add(address)
+            self._let_in[number] = address
             return True
+        # A stored one that is gone may have been damaged: who was let in before trains it, and says so a step later.
+        for earlier, wanted in self._let_in.items():
+            if wanted == address:
+                self.training(earlier, address)
         if self._trained_by.get(address, number) != number or not self._claims.take(address):
             return False
         if self._stages.has(address):  # published by its holder just before the claim was given back
             self._claims.release(address)
+            self._let_in[number] = address
             return True
         self._trained_by[address] = number
         return True
@@ -59,6 +67,7 @@ class StageGate:
 
     def finished(self, number: int) -> None:
         """Hears that a trial has finished its stage 1, or has ended."""
+        self._let_in.pop(number, None)
         for address, holder in tuple(self._trained_by.items()):
             if holder == number:
                 del self._trained_by[address]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ class StageOne:
     metric: str
     """The objective that `value` and `standard_error` of the history are of."""
     trained_by: str
-    """Run and trial that paid for it, such as `ldrnet-0001/7`."""
+    """Run and trial that paid for it, see `lt_search.checkpoints.trainer_of`."""
     trainer: str
 
     @property
@@ -169,19 +169,24 @@ class StageStore:
         with contextlib.suppress(OSError):
             self.storage.remove(_name(address))
 
-    def prune(self, keep_bytes: float, in_use: Collection[str]) -> list[StoredStage]:
+    def prune(self, keep_bytes: float, in_use: Callable[[], Collection[str]]) -> list[StoredStage]:
         """Removes the artefacts that were used least lately, until the rest fits; returns those removed.
 
-        Those `in_use` stay, and count. Damaged ones and what killed processes left half written go first.
+        Damaged ones and what killed processes left half written go first.
+
+        Args:
+            keep_bytes: what may stay.
+            in_use: the addresses that stay, and count; asked before each removal, since runs go on meanwhile.
         """
         for name in self.storage.list(FOLDER, ".*.part"):
             if time.time() - self.storage.path(name).stat().st_mtime > ABANDONED_SECONDS:
                 self.storage.remove(name)
-        for address in set(self.addresses()) - set(in_use):
+        for address in self.addresses():
             try:
                 self._manifest(address)
             except (DamagedArtefactError, FileNotFoundError):
-                self.discard(address)
+                if address not in in_use():
+                    self.discard(address)
             except OSError:
                 continue  # what cannot be read now may be sound
         stages = self.stored()
@@ -190,7 +195,7 @@ class StageStore:
         for stage in reversed(stages):
             if total <= keep_bytes:
                 break
-            if stage.address not in in_use:
+            if stage.address not in in_use():
                 self.discard(stage.address)
                 total -= stage.n_bytes
                 removed.append(stage)

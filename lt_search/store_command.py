@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from lt_search.checkpoints import shown_trainer
 from lt_search.durations import show_duration
 from lt_search.errors import Problem, UserError
 from lt_search.exit_codes import ExitCode
-from lt_search.journal import Journal, is_driven
+from lt_search.journal import Journal, NoTrialsYetError, is_driven
 from lt_search.referee import ADDRESS
 from lt_search.run_folder import COMPARISON, JOURNAL, run_names
 from lt_search.stage_claims import claimed_addresses
@@ -40,7 +41,8 @@ def list_stages(storage: FolderStore, console: Console) -> ExitCode:
         probe = "-" if stage.probe is None else f"{stage.metric} {stage.probe:.4f}"
         cost, age = show_duration(stage.seconds), show_duration(max(0.0, now - stage.last_used))
         address = stage.address[:SHOWN_DIGITS]
-        table.add_row(address, stage.trainer, stage.trained_by, probe, cost, _size(stage.n_bytes), f"{age} ago")
+        trained_by = shown_trainer(stage.trained_by)
+        table.add_row(address, stage.trainer, trained_by, probe, cost, _size(stage.n_bytes), f"{age} ago")
     console.print(table)
     _say(console, f"{len(found)} stage 1s, {_size(sum(stage.n_bytes for stage in found))}")
     damaged = len(stages.addresses()) - len(found)
@@ -66,30 +68,61 @@ def verify_stages(storage: FolderStore, console: Console) -> ExitCode:
 
 
 def prune_stages(storage: FolderStore, keep_gb: float, console: Console) -> ExitCode:
-    """Removes the stage 1s used least lately until `keep_gb` GB are left; those of runs that go on now stay."""
-    stages = StageStore(storage)
-    in_use = addresses_in_use(storage)
+    """Removes the stage 1s used least lately until `keep_gb` GB are left; those of runs that go on now stay.
+
+    None is removed while it is not known which ones a run that goes on now uses.
+    """
+    stages, in_use = StageStore(storage), StagesInUse(storage)
     before = len(stages.addresses())
-    removed = stages.prune(keep_gb * 1e9, in_use)
+    try:
+        in_use()
+        removed = stages.prune(keep_gb * 1e9, in_use)
+        used = in_use()
+    except UserError as error:
+        for problem in error.problems:
+            _say(console, str(problem))
+        _say(console, "the run goes on now, and which stage 1s it uses cannot be read: no more are removed")
+        return ExitCode.FAILED
     left = stages.stored()
     freed, kept = sum(stage.n_bytes for stage in removed), sum(stage.n_bytes for stage in left)
     _say(console, f"removed {before - len(stages.addresses())} stage 1s, {_size(freed)}")
-    used = sum(stage.address in in_use for stage in left)
-    _say(console, f"{len(left)} are left, {_size(kept)}; {used} of them are in use by runs that go on now")
+    count = sum(stage.address in used for stage in left)
+    _say(console, f"{len(left)} are left, {_size(kept)}; {count} of them are in use by runs that go on now")
     return ExitCode.DONE
 
 
-def addresses_in_use(storage: FolderStore) -> set[str]:
-    """The stage 1s of runs that are being driven now, and those that are being trained."""
-    found = claimed_addresses(storage)
-    for folder in _runs(storage):
-        if is_driven(folder.root):
+class StagesInUse:
+    """The addresses of the stage 1s of runs that are being driven, and of those that are being trained.
+
+    Each call looks again, but reads only the journals that have changed since the last one.
+
+    Args:
+        storage: where the runs are.
+    """
+
+    def __init__(self, storage: FolderStore) -> None:
+        self._storage = storage
+        self._read: dict[Path, tuple[tuple[int, int], set[str]]] = {}
+
+    def __call__(self) -> set[str]:
+        """The addresses now; raises `UserError` if the journal of a run that is being driven is damaged."""
+        found = claimed_addresses(self._storage)
+        for folder in _runs(self._storage):
+            if is_driven(folder.root) and folder.exists(JOURNAL):
+                found |= self._of(folder.path(JOURNAL))
+        return found
+
+    def _of(self, journal: Path) -> set[str]:
+        status = journal.stat()
+        version = status.st_size, status.st_mtime_ns
+        if self._read.get(journal, (None,))[0] != version:
             try:
-                trials = Journal.reader(folder.path(JOURNAL)).trials()
-            except UserError:
-                continue  # it has no trials yet
-            found |= {str(trial.user_attrs[ADDRESS]) for trial in trials if ADDRESS in trial.user_attrs}
-    return found
+                trials = Journal.reader(journal).trials()
+            except NoTrialsYetError:
+                trials = []
+            addresses = {str(trial.user_attrs[ADDRESS]) for trial in trials if ADDRESS in trial.user_attrs}
+            self._read[journal] = version, addresses
+        return self._read[journal][1]
 
 
 def stage_storage(folder: str) -> FolderStore:

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lt_search.cli import main
 from lt_search.cluster import ray_cluster
 from lt_search.journal import Journal
-from lt_search.referee import REUSED
+from lt_search.referee import ADDRESS, REUSED
 from lt_search.sampler import STAGE1_COST
 from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore
@@ -385,12 +385,14 @@ def test_time_budget_ends_a_search_that_can_go_on(searches: Searches) -> None:
     assert [(trial.state, trial.params) for trial in after] == [(TrialState.COMPLETE, t.params) for t in before]
 
 
-def test_two_raylets_with_separate_folders_share_one_search(
+def test_two_raylets_with_separate_folders_share_one_search_and_its_stage_1(
     searches: Searches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 2)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    met = tmp_path / "met"
+    met.mkdir()
     port = _free_port()
     ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
     nodes = []
@@ -401,8 +403,8 @@ def test_two_raylets_with_separate_folders_share_one_search(
             with (folder / "log").open("w") as log:
                 nodes.append(subprocess.Popen([*ray, *role], cwd=folder, stdout=log, stderr=log))
             _wait(lambda: "Ray runtime started" in (folder / "log").read_text(), "no node started")  # noqa: B023
-        options = ("--trials", 6, "--address", f"127.0.0.1:{port}", "--no-prune", *_slow(0.5))
-        out = searches.run(*searches.new("a", *options, *TWO_STAGE_1S))
+        options = ("--trials", 6, "--address", f"127.0.0.1:{port}", "--no-prune", "--set", f"stage2.meet_in={met}")
+        out = searches.run(*searches.new("a", *options, *ONE_STAGE_1, *_slow(0.5)))
     finally:
         for node in reversed(nodes):
             node.terminate()
@@ -413,7 +415,9 @@ def test_two_raylets_with_separate_folders_share_one_search(
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
     times = [(trial.datetime_start, trial.datetime_complete) for trial in trials]
     assert any(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(times, 2)), "two trials ran at once"
-    assert _trained_stage1s(trials) == 2, "each stage 1 is trained once, on whichever node"
+    assert len(list(met.iterdir())) == 2, "trials came to stage 2 on both nodes"
+    assert len({trial.user_attrs[ADDRESS] for trial in trials}) == 1
+    assert _trained_stage1s(trials) == 1, "on one node, and the other one took it over"
 
 
 @pytest.mark.usefixtures("shared_ray")

@@ -56,6 +56,8 @@ class TinyStage2(Stage2Config):
     """Pull towards class-balanced biases."""
     seconds: float = Field(0.0, ge=0)
     """Time that each round takes at least."""
+    meet_in: str = ""
+    """A folder: trials leave word there of the Ray node they are on, and go on when another node has done so, too."""
 
 
 class TinyConfig(TrainerConfig):
@@ -113,6 +115,8 @@ class TinyTrainer(TwoStageTrainer[TinyConfig]):
     def stage2_step(self, step: int) -> dict[str, float]:
         self._count(1, step, self.config.stage2.rounds)
         time.sleep(self.config.stage2.seconds)
+        if self.config.stage2.meet_in:
+            _meet_another_node(Path(self.config.stage2.meet_in))
         rate = self.y.mean(0).clamp(1e-3, 1 - 1e-3)
         self.bias = self.bias - self.config.stage2.bias * 0.1 * torch.logit(rate)
         self.weight = self.weight * (1 + 0.05 * self.config.stage2.bias)
@@ -153,3 +157,14 @@ class TinyTrainer(TwoStageTrainer[TinyConfig]):
 
     def load_model(self, model: State) -> None:
         self.weight, self.bias = model["weight"].clone(), model["bias"].clone()
+
+
+def _meet_another_node(folder: Path, seconds: float = 90) -> None:
+    import ray
+
+    (folder / ray.get_runtime_context().get_node_id()).touch()
+    deadline = time.monotonic() + seconds
+    while len(list(folder.iterdir())) < 2:
+        if time.monotonic() > deadline:
+            raise TimeoutError("no trial came on another node")
+        time.sleep(0.05)

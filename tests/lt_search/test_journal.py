@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lt_search.errors import UserError
-from lt_search.journal import Journal, NoTrialsYetError, sole_driver
+from lt_search.journal import Journal, NoTrialsYetError, is_driven, sole_driver
 from lt_search.sampler import ReseededSampler
 
 
@@ -28,6 +29,16 @@ def test_a_second_driver_is_refused_and_told_who_drives(tmp_path: Path) -> None:
     other.join()
     with sole_driver(tmp_path):
         pass
+
+
+def test_a_driver_is_not_kept_out_by_one_that_only_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sole_driver(tmp_path):
+        pass
+    with (tmp_path / "driver.lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("lt_search.journal.time.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        with sole_driver(tmp_path):
+            assert is_driven(tmp_path)
 
 
 def test_a_torn_last_line_and_a_stale_lock_are_mended(tmp_path: Path) -> None:

@@ -1,19 +1,33 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import pytest
 import torch
+from pydantic import model_validator
 
 from lt_search.data.registry import load_dataset
 from lt_search.messages import RunInputs, StepReport
-from lt_search.plan import StageCosts, earlier_seconds, expect, expected_stage1s, going_on, measure, render_plan
+from lt_search.plan import (
+    TURNAROUND,
+    StageCosts,
+    earlier_seconds,
+    elapsed_seconds,
+    expect,
+    expected_stage1s,
+    going_on,
+    measure,
+    render_plan,
+)
 from lt_search.run_folder import new_run
 from lt_search.rungs import Rung
 from lt_search.sampler import ReseededSampler
 from lt_search.session import LoadedInputs
 from lt_search.spec import RunSpec
 from lt_search.store import FolderStore
+from tests.tiny import TinyConfig, TinyTrainer
 
 COSTS = StageCosts({1: 3.0, 2: 10.0}, "a test", checkpoint_bytes=2**20, artefact_bytes=2**21)
 
@@ -57,19 +71,58 @@ def test_stage_1_trainings_are_counted_by_address(tiny_spec: RunSpec) -> None:
     assert _stage1s(tiny_spec, 1000) == 1000, "of a long search, the first proposals stand for all"
 
 
-def test_time_is_measured_from_earlier_runs_on_the_same_data(tiny_spec: RunSpec, tmp_path: Path) -> None:
+def test_a_trial_whose_fields_exclude_each_other_has_no_stage_1(
+    tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exclusive(TinyConfig):
+        @model_validator(mode="after")
+        def check(self) -> Self:
+            if self.stage1.optimiser == "momentum":
+                raise ValueError("momentum excludes the rest")
+            return self
+
+    searched = {
+        "stage1.optimiser": tiny_spec.search["stage1.optimiser"],
+        "stage2.bias": tiny_spec.search["stage2.bias"],
+    }
+    spec = tiny_spec.model_copy(update={"search": searched})
+    assert _stage1s(spec, 12) == 2
+    monkeypatch.setattr(TinyTrainer, "config_type", Exclusive)
+    assert _stage1s(spec, 12) == 1, "that of plain gradient descent"
+
+
+def _write_run(storage: FolderStore, name: str, spec: RunSpec, *reports: StepReport) -> None:
+    store = new_run(storage, name, spec, {})
+    for report in reports:
+        store.append_line(f"trials/{report.number:04d}/metrics.jsonl", report.to_json())
+
+
+def test_time_is_measured_from_earlier_runs_that_trained_the_same(tiny_spec: RunSpec, tmp_path: Path) -> None:
     storage = FolderStore(tmp_path / "runs")
-    assert earlier_seconds(tiny_spec, storage) == {}
-    store = new_run(storage, "a", tiny_spec, {})
-    for stage, step, seconds in ((1, 1, 2.0), (1, 2, 4.0), (2, 1, 10.0)):
-        store.append_line("trials/0000/metrics.jsonl", StepReport(0, 1, stage, step, seconds=seconds).to_json())
+    assert earlier_seconds(tiny_spec, storage, "cpu:1") == {}
+    steps = [StepReport(0, 1, 1, 1, seconds=2.0), StepReport(0, 1, 1, 2, seconds=4.0)]
     reused = StepReport(1, 1, 1, 1, seconds=0.0, reused_from="a/0")
-    store.append_line("trials/0001/metrics.jsonl", reused.to_json())
-    other = tiny_spec.model_copy(update={"data": tiny_spec.data.model_copy(update={"fingerprint": "other"})})
-    new_run(storage, "b", other, {}).append_line(
-        "trials/0000/metrics.jsonl", StepReport(0, 1, 1, 1, seconds=99.0).to_json()
-    )
-    assert earlier_seconds(tiny_spec, storage) == {1: 3.0, 2: 10.0}
+    _write_run(storage, "a", tiny_spec, *steps, StepReport(0, 1, 2, 1, seconds=10.0), reused)
+    found = tiny_spec.model_copy(update={"seed": 7, "metric": "ap50", "notes": ["another"]})
+    assert earlier_seconds(found, storage, "cpu:1") == {1: 3.0, 2: 10.0}
+
+
+def test_time_of_other_work_is_not_this_runs(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    storage = FolderStore(tmp_path / "runs")
+    step = StepReport(0, 1, 1, 1, seconds=99.0)
+    slow = {**tiny_spec.config, "stage1": {**tiny_spec.config["stage1"], "seconds": 9.0}}
+    others = {
+        "data": {"data": tiny_spec.data.model_copy(update={"fingerprint": "other"})},
+        "size": {"data": tiny_spec.data.model_copy(update={"image_size": 224})},
+        "config": {"config": slow},
+        "search": {"search": {"stage2.bias": tiny_spec.search["stage2.bias"]}},
+    }
+    for name, other in others.items():
+        _write_run(storage, name, tiny_spec.model_copy(update=other), step)
+    _write_run(storage, "device", tiny_spec, replace(step, device="cuda"), replace(step, step=2, threads=8))
+    assert earlier_seconds(tiny_spec, storage, "cpu:1") == {}
+    assert earlier_seconds(tiny_spec, storage, "cpu:8") == {1: 99.0}
+    assert earlier_seconds(tiny_spec, storage, "cuda") == {1: 99.0}
 
 
 @pytest.mark.parametrize("limit", [0.0, 60.0])
@@ -87,10 +140,27 @@ def test_a_trial_is_measured_where_there_was_none_before(
     assert costs.artefact_bytes == 4 * (floats + 16 * 3), "with its velocity"
 
 
+@pytest.mark.parametrize("concurrent", [1, 2, 16])
+@pytest.mark.parametrize("stage1s", [0, 1, 2, 16])
+def test_a_stage_1_is_not_divided_among_the_trials_that_share_it(
+    tiny_spec: RunSpec, concurrent: int, stage1s: int
+) -> None:
+    spec = tiny_spec.model_copy(update={"prune": False})
+    stage1, stage2 = 4 * 3.0, 2 * 10.0 + TURNAROUND
+    rounds1, rounds2 = -(-stage1s // concurrent), 16 // concurrent
+    found = elapsed_seconds(spec, 16, expect(spec, 16, stage1s), COSTS, concurrent)
+    assert found == pytest.approx(rounds1 * stage1 + rounds2 * stage2)
+
+
+def test_a_search_takes_as_long_as_one_trial_that_is_never_stopped(tiny_spec: RunSpec) -> None:
+    found = elapsed_seconds(tiny_spec, 16, expect(tiny_spec, 16, 16), COSTS, 16)
+    assert found == pytest.approx(4 * 3.0 + 2 * 10.0 + TURNAROUND)
+
+
 def test_the_plan_says_what_it_takes(tiny_spec: RunSpec) -> None:
     expected = expect(tiny_spec, 16, 4)
     shown = render_plan(tiny_spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core")
-    total = 3 * 10 + 10 * 21
+    total = 3 * 10 + 10 * 21 + round(16 * TURNAROUND)
     assert f"{total // 60}m {total % 60:02d}s: {total / 3600:.2g} device-hours of one CPU core" in shown
     assert "about 4 stage-1 trainings for 16 trials" in shown
     assert f"{total // 2 // 60}m {total // 2 % 60:02d}s, 2 trials at a time" in shown

@@ -13,9 +13,10 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from lt_search.address import stage1_address
-from lt_search.checkpoints import Checkpoint, save_checkpoint
+from lt_search.checkpoints import Checkpoint, save_checkpoint, trainer_of
 from lt_search.journal import Journal, sole_driver
 from lt_search.messages import StepReport, TrialJob
+from lt_search.provenance import provenance
 from lt_search.referee import (
     ADDRESS,
     FAILURE,
@@ -27,6 +28,7 @@ from lt_search.referee import (
     read_reports,
     turned_off,
 )
+from lt_search.run_folder import new_run
 from lt_search.rungs import Decision, Rung
 from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1, ReseededSampler
 from lt_search.spec import RunSpec
@@ -562,6 +564,22 @@ def test_a_trial_that_takes_up_its_own_stage_1_after_a_kill_is_no_reuse(tiny_spe
     attributes = driver.trial(number).user_attrs
     assert REUSED not in attributes
     assert attributes[STAGE1_COST] == 4.0
+
+
+def test_a_stage_1_of_another_run_of_the_same_name_is_a_reuse(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    storage = FolderStore(tmp_path)
+    names = []
+    for _ in range(2):
+        names.append(trainer_of(new_run(storage, "run", tiny_spec, provenance()), 0))
+        driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
+        assert driver.job().number == 0
+        driver.referee.observe(replace(_reused(0), reused_from=names[0]))
+        driver.referee.observe(report(0, 2, 2, 0.7, final=True))
+        found = driver.trial(0).user_attrs.get(REUSED), len(driver.log)
+        assert found == ((None, 0) if len(names) == 1 else ("run/0", 1))
+        assert all("stage 1 is that of run/0, 4s saved" in line for line in driver.log)
+        storage.remove("run")
+    assert names[0] != names[1]
 
 
 def test_after_a_resume_one_trial_trains_a_stage_1_that_is_gone(tiny_spec: RunSpec, tmp_path: Path) -> None:

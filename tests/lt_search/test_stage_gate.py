@@ -61,6 +61,28 @@ def test_a_stage_1_that_turned_out_damaged_is_trained_by_one(storage: FolderStor
     assert gate.admit(1, "a")
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_stage_1_found_damaged_waits_for_word_of_the_trials_that_were_let_in(
+    storage: FolderStore, trains: bool
+) -> None:
+    gate, other = StageGate(storage, "run"), StageGate(storage, "another")
+    StageStore(storage).publish("a", stage())
+    assert gate.admit(0, "a")
+    assert gate.admit(1, "a")
+    StageStore(storage).discard("a")
+    assert not gate.admit(2, "a"), "before the first step of those that found it damaged"
+    assert not other.admit(0, "a")
+    assert gate.admit(0, "a"), "the one that trains may be handed out again"
+    gate.finished(0)
+    assert not gate.admit(2, "a"), "the other one may have found it damaged"
+    if trains:
+        gate.training(1, "a")
+        assert not gate.admit(2, "a")
+    gate.finished(1)
+    assert gate.admit(2, "a")
+    assert not gate.admit(3, "a")
+
+
 def test_without_sharing_nobody_waits() -> None:
     gate = StageGate(None, "run")
     assert gate.admit(0, "a")

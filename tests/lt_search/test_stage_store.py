@@ -100,7 +100,7 @@ def test_an_artefact_that_cannot_be_read_here_stays(stages: StageStore, monkeypa
         patch.setattr(stages.storage, "read", stale)
         with pytest.raises(DamagedArtefactError, match="Stale file handle"):
             stages.load("a")
-        assert stages.prune(keep_bytes=1e9, in_use=()) == []
+        assert stages.prune(keep_bytes=1e9, in_use=set) == []
     assert stages.load("a") is not None
 
 
@@ -150,10 +150,27 @@ def test_prune_removes_the_oldest_and_never_those_in_use(stages: StageStore) -> 
         stages.publish(address, stage(n=1000))
         os.utime(artefact(stages, address, MANIFEST), (1e9 - age, 1e9 - age))
     size = stages.stored()[0].n_bytes
-    removed = stages.prune(keep_bytes=2.5 * size, in_use={"d"})
+    removed = stages.prune(keep_bytes=2.5 * size, in_use=lambda: {"d"})
     assert [entry.address for entry in removed] == ["c", "b"]
     assert sorted(stages.addresses()) == ["a", "d"]
-    assert stages.prune(keep_bytes=0, in_use={"a", "d"}) == []
+    assert stages.prune(keep_bytes=0, in_use=lambda: {"a", "d"}) == []
+
+
+def test_prune_keeps_what_comes_into_use_while_it_removes(stages: StageStore) -> None:
+    for age, address in enumerate("abcd"):
+        stages.publish(address, stage())
+        os.utime(artefact(stages, address, MANIFEST), (1e9 - age, 1e9 - age))
+    for address in "ef":
+        stages.publish(address, stage())
+        artefact(stages, address, MANIFEST).write_text("{}")
+
+    def in_use() -> set[str]:
+        there = set(stages.addresses())
+        return (there & {"e", "f"} if len(there) < 6 else set()) | (there if len(there) < 5 else set())
+
+    removed = stages.prune(keep_bytes=0, in_use=in_use)
+    assert [entry.address for entry in removed] == ["d"]
+    assert len(set(stages.addresses()) & {"e", "f"}) == 1, "so do damaged ones, which may be trained again"
 
 
 def test_prune_removes_damaged_artefacts_and_old_half_written_ones(stages: StageStore) -> None:
@@ -164,7 +181,7 @@ def test_prune_removes_damaged_artefacts_and_old_half_written_ones(stages: Stage
         (stages.storage.path("stage1") / f".{name}.part").mkdir()
     past = time.time() - 3 * 24 * 3600
     os.utime(stages.storage.path("stage1/.old.part"), (past, past))
-    stages.prune(keep_bytes=1e9, in_use=())
+    stages.prune(keep_bytes=1e9, in_use=set)
     assert sorted(path.name for path in stages.storage.path("stage1").iterdir()) == [".new.part", "b"]
 
 

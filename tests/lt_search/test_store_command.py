@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lt_search.cli import main
 from lt_search.journal import is_driven, sole_driver
-from lt_search.referee import TRIALS
-from lt_search.run_folder import new_run
+from lt_search.referee import ADDRESS, TRIALS
+from lt_search.run_folder import JOURNAL, new_run
 from lt_search.spec import RunSpec
 from lt_search.stage_claims import StageClaims
 from lt_search.stage_store import MANIFEST, TENSORS, StageStore
 from lt_search.store import FolderStore
-from lt_search.store_command import addresses_in_use
+from lt_search.store_command import StagesInUse
 from tests.lt_search.test_referee import Driver
 from tests.lt_search.test_stage_store import stage
 
@@ -28,11 +29,12 @@ def _run(stages: StageStore, *words: object) -> int:
 
 
 def test_lists_what_is_there(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
-    stages.publish("0123456789abcdef", stage())
+    stages.publish("0123456789abcdef", replace(stage(), trained_by="run/7@0f3a"))
     assert _run(stages, "list") == 0
     shown = capsys.readouterr().out
     for word in ("0123456789ab", "run/7", "tiny", "mAP 0.5000", "5s", "1 stage 1s"):
         assert word in shown
+    assert "@" not in shown, "the id of a run is not for people"
 
 
 def test_verify_names_what_is_damaged(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,9 +67,38 @@ def test_prune_keeps_what_a_running_search_uses(
     assert stages.addresses() == []
 
 
+def test_what_a_running_search_begins_to_use_is_seen(stages: StageStore, tiny_spec: RunSpec) -> None:
+    store = new_run(stages.storage, "run", tiny_spec, {})
+    in_use = StagesInUse(stages.storage)
+    with sole_driver(store.root):
+        assert in_use() == set()
+    driver = Driver(tiny_spec, store.root)
+    with sole_driver(store.root):
+        for count in (1, 2, 3):
+            driver.journal.set(driver.job().number, ADDRESS, f"{count}")
+            assert in_use() == {str(number) for number in range(1, count + 1)}
+    assert in_use() == set()
+
+
+def test_nothing_is_removed_where_it_is_not_known_what_a_running_search_uses(
+    stages: StageStore, tiny_spec: RunSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.publish("a", stage())
+    store = new_run(stages.storage, "run", tiny_spec, {})
+    with sole_driver(store.root):
+        store.write(JOURNAL, "damaged\n{}\n")
+        assert _run(stages, "prune", "--keep-gb", 0) == 1
+    shown = capsys.readouterr().out
+    assert "line 1 is damaged" in shown
+    assert "which stage 1s it uses cannot be read" in shown
+    assert stages.addresses() == ["a"]
+    _run(stages, "prune", "--keep-gb", 0)
+    assert stages.addresses() == [], "of a run that is not driven, none is in use"
+
+
 def test_what_is_being_trained_is_in_use(stages: StageStore) -> None:
     StageClaims(stages.storage, "somebody").take("a")
-    assert addresses_in_use(stages.storage) == {"a"}
+    assert StagesInUse(stages.storage)() == {"a"}
 
 
 def test_mistakes_are_reported_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
