@@ -33,7 +33,7 @@ COLUMNS = {"BACC": "BACC", "macro F1": "macro_f1", "tail recall": "BACC_tail"}
 
 
 def draw_chula(folder: Path, scratch: Path) -> Data:
-    """A table of 3,000 of its images: smear fields in random order, whole but for the last, of which the first images."""
+    """A table of 3,000 of its images: smear fields in random order, all whole but the last, which is cut off there."""
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     groups = sorted({row["group"] for row in rows})
@@ -51,7 +51,9 @@ def draw_chula(folder: Path, scratch: Path) -> Data:
 
 def main() -> None:
     parser = arguments("One-label methods, default and tuned, on the test split.", ROWS)
-    parser.add_argument("--chula", type=labels_folder, metavar="FOLDER", help="folder of chula_rbc_cells, with labels.csv")
+    parser.add_argument(
+        "--chula", type=labels_folder, metavar="FOLDER", help="folder of chula_rbc_cells, with labels.csv"
+    )
     given = parser.parse_args()
     with storage_folder(given.storage) as storage:
         sets = [Data("digits-lt", "digits-lt")]

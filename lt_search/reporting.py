@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -97,22 +97,27 @@ def _posthoc(store: FolderStore, summary: RunSummary) -> dict[str, str]:
     name = f"{POSTHOC}/{SETTINGS}"
     if not store.exists(name):
         return {}
-    try:
-        sentence = f"{yaml.safe_load(store.read(name))['summary']} (see {POSTHOC}/)"
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        sentence = f"{name} cannot be read: tune again, lt-search posthoc {store.root.name}"
-    return {"After training": "; ".join([sentence, *tuned_before(store, summary)])}
+    tuned = _read_tuned(store)
+    if "summary" not in tuned:
+        return {"After training": f"{name} cannot be read: run `lt-search posthoc {store.root.name}` again"}
+    return {"After training": "; ".join([f"{tuned['summary']} (see {POSTHOC}/)", *tuned_before(store, summary)])}
 
 
 def tuned_before(store: FolderStore, summary: RunSummary) -> list[str]:
     """A sentence if what was tuned after training knows nothing of the run's best trial; else none."""
-    try:
-        then = yaml.safe_load(store.read(f"{POSTHOC}/{SETTINGS}"))["best_trial"]
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        return []
-    if summary.best is None or summary.best.number == then:
+    then = _read_tuned(store).get("best_trial")
+    if then is None or summary.best is None or summary.best.number == then:
         return []
     return [f"tuned before trial {summary.best.number}: run `lt-search posthoc {store.root.name}` again"]
+
+
+def _read_tuned(store: FolderStore) -> dict[str, Any]:
+    """The file of what was tuned after training; empty where it cannot be read."""
+    try:
+        content = yaml.safe_load(store.read(f"{POSTHOC}/{SETTINGS}"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _looks(store: FolderStore) -> str:

@@ -40,8 +40,9 @@ def align_labels(
 ) -> AlignedLabels:
     """Puts labels (N, K) of the columns `names` into those of `classes` (C).
 
-    A name and a class belong together where they are spelt the same, see `plain`, or where `aliases` says so, in either
-    direction. Values below 0 (CheXpert's uncertain ones) and NaN (its blanks, where the reader leaves them) are unknown.
+    A name and a class belong together where they are spelt the same, see `plain`, or where `aliases` says so, in
+    either direction. Values below 0 (CheXpert's uncertain ones) and NaN (its blanks, where the reader leaves them) are
+    unknown.
 
     Raises:
         ValueError: if no name is one of the classes, or two are the same one; the message lists them.

@@ -45,6 +45,7 @@ UNKNOWN = -1
 
 _RGB = 3
 
+
 def add_extra_data(dataset: Dataset, texts: Sequence[str], split_seed: int = 0) -> Dataset:
     """The data set with further training data in `Dataset.extra`; all else is as it was.
 

@@ -56,9 +56,10 @@ def tune_run(
     dataset: str | None = None,
     data_root: str | None = None,
 ) -> ExitCode:
-    """Tunes what needs no training on a run's validation predictions, and keeps it where its gain is above one standard error.
+    """Tunes what needs no training on a run's validation predictions, and keeps what is better.
 
-    Where nothing is adopted, what was adopted before stays, as long as the models that it needs are the run's.
+    Better is a gain above one standard error on patients that the settings were not chosen or learned on. Where nothing
+    is adopted, what was adopted before stays, as long as the models that it needs are the run's.
 
     Args:
         name: of the run, or its path.
