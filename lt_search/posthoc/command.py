@@ -220,7 +220,7 @@ def _keep_earlier(folder: FolderStore, finished: Collection[int]) -> bool:
         numbers = [model.trial for model in read_package(folder.root).models] if folder.exists(SETTINGS) else []
     except UserError:  # damaged, or a trial has other weights now
         numbers = []
-    if not numbers or not finished.issuperset(numbers):
+    if not numbers or any(number not in finished for number in numbers):
         folder.remove(SETTINGS)
         folder.remove(MODELS)
         return False
