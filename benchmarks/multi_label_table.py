@@ -15,10 +15,7 @@ difference of mAP to BCE with its 95 % bootstrap interval over groups, scores av
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from benchmarks.tables import Data, Row, arguments, chosen, run_rows, show, storage_folder
+from benchmarks.tables import Data, Row, arguments, chosen, labels_folder, run_rows, show, storage_folder
 
 MHSMA_SIZE = 48
 ROWS = (
@@ -30,17 +27,9 @@ ROWS = (
 COLUMNS = {"mAP": "mAP", "tail mAP": "mAP_tail", "macro AUC": "macro_auc"}
 
 
-def mhsma_folder(given: str) -> Path:
-    """The folder of mhsma_sperm, as the command line gives it."""
-    folder = Path(given).expanduser().absolute()
-    if not (folder / "labels.csv").is_file():
-        raise argparse.ArgumentTypeError(f"{folder} has no labels.csv")
-    return folder
-
-
 def main() -> None:
     parser = arguments("Multi-label methods, default and tuned, on the test split.", ROWS)
-    parser.add_argument("--mhsma", type=mhsma_folder, metavar="FOLDER", help="folder of mhsma_sperm, with labels.csv")
+    parser.add_argument("--mhsma", type=labels_folder, metavar="FOLDER", help="folder of mhsma_sperm, with labels.csv")
     parser.add_argument("--data", nargs="+", choices=("digits-ml", "mhsma_sperm"), help="default: all that are there")
     given = parser.parse_args()
     there = [Data("digits-ml", "digits-ml")]

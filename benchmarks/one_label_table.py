@@ -16,10 +16,12 @@ scores averaged over seeds first.
 from __future__ import annotations
 
 import csv
+import io
 import random
 from pathlib import Path
 
-from benchmarks.tables import Data, Row, arguments, chosen, run_rows, show, storage_folder
+from benchmarks.tables import Data, Row, arguments, chosen, labels_folder, run_rows, show, storage_folder
+from lt_search.store import FolderStore
 
 CHULA_IMAGES, CHULA_SIZE = 3_000, 32
 ROWS = (
@@ -31,29 +33,32 @@ COLUMNS = {"BACC": "BACC", "macro F1": "macro_f1", "tail recall": "BACC_tail"}
 
 
 def draw_chula(folder: Path, scratch: Path) -> Data:
-    """A table of 3,000 of its images: whole smear fields in random order, until there are enough."""
+    """A table of 3,000 of its images: smear fields in random order, all whole but the last, which is cut off there."""
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     groups = sorted({row["group"] for row in rows})
     random.Random(0).shuffle(groups)
     rank = {group: place for place, group in enumerate(groups)}
     drawn = sorted(rows, key=lambda row: (rank[row["group"]], row["image"]))[:CHULA_IMAGES]
-    table = scratch / "chula_3000.csv"
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["image", "label", "group"], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(drawn)
-    return Data("chula_rbc_cells, 3,000 images", str(table), str(folder), CHULA_SIZE)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["image", "label", "group"], extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(drawn)
+    store, name = FolderStore(scratch), "chula_3000.csv"
+    store.write(name, text.getvalue())  # whole at once: searches of an earlier call may be reading it
+    return Data("chula_rbc_cells, 3,000 images", str(store.path(name)), str(folder), CHULA_SIZE)
 
 
 def main() -> None:
     parser = arguments("One-label methods, default and tuned, on the test split.", ROWS)
-    parser.add_argument("--chula", type=Path, metavar="FOLDER", help="folder of chula_rbc_cells, with labels.csv")
+    parser.add_argument(
+        "--chula", type=labels_folder, metavar="FOLDER", help="folder of chula_rbc_cells, with labels.csv"
+    )
     given = parser.parse_args()
     with storage_folder(given.storage) as storage:
         sets = [Data("digits-lt", "digits-lt")]
         if given.chula:
-            sets.append(draw_chula(given.chula.absolute(), storage))
+            sets.append(draw_chula(given.chula, storage))
         for data in sets:
             show(data, run_rows(data, chosen(ROWS, given.rows), given.seeds, given.trials, storage), COLUMNS)
 

@@ -92,11 +92,26 @@ def arguments(description: str, rows: Sequence[Row]) -> argparse.ArgumentParser:
     """The options that every table has."""
     names = [row.name for row in rows]
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=8, help="of each search, the default included")
+    parser.add_argument("--seeds", type=positive, default=3)
+    parser.add_argument("--trials", type=positive, default=8, help="of each search, the default included")
     parser.add_argument("--rows", nargs="+", default=names, choices=names, help=f"{names[0]} is always one of them")
     parser.add_argument("--storage", type=Path, help="folder that keeps the runs; an interrupted table goes on there")
     return parser
+
+
+def positive(given: str) -> int:
+    """A whole number from 1 on, as the command line gives it."""
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given!r} is no whole number from 1 on")
+    return int(given)
+
+
+def labels_folder(given: str) -> Path:
+    """A folder with a `labels.csv`, as the command line gives it."""
+    folder = Path(given).expanduser().absolute()
+    if not (folder / "labels.csv").is_file():
+        raise argparse.ArgumentTypeError(f"{folder} has no labels.csv")
+    return folder
 
 
 def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:

@@ -24,9 +24,10 @@ from lt_search.journal import Journal, NoTrialsYetError
 from lt_search.metrics import Evaluation, evaluate
 from lt_search.posthoc.package import read_package
 from lt_search.prediction import predict
-from lt_search.reporting import write_report
+from lt_search.reporting import tuned_before, write_report
 from lt_search.run_folder import JOURNAL, LOOKS, SETTINGS, SPEC, open_run
 from lt_search.store import FolderStore
+from lt_search.summary import summarise
 
 GPU_TOLERANCE = 0.01
 """Differences in a metric that bfloat16 on another device explains."""
@@ -66,6 +67,9 @@ def evaluate_export(
     if split == "test":
         say(_record_look(export, model, evaluation, (ends.low, ends.high)))  # before anything is shown
     console.print(_table(model, evaluation, split))
+    if package is not None:
+        for sentence in _tuned_before(export):
+            say(sentence)
     value = f"{split} {metric} {evaluation.scalars[metric]:.4f}"
     if package is not None and split == "val":
         say(f"{value}, on the images that settings were learned on; {package.crossed:.4f} where they were not")
@@ -95,6 +99,17 @@ def data_of(export: Export, dataset: str | None = None, data_root: str | None = 
             )
         )
     return data
+
+
+def _tuned_before(export: Export) -> list[str]:
+    run = FolderStore(export.folder.absolute().parent)
+    if not run.exists(SPEC):
+        return []
+    try:
+        _, spec = open_run(run, str(run.root))
+        return tuned_before(run, summarise(spec, Journal.reader(run.path(JOURNAL))))
+    except (UserError, OSError):  # the scores do not depend on what the run can be read of
+        return []
 
 
 def _table(model: str, evaluation: Evaluation, split: str) -> Table:

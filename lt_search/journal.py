@@ -5,69 +5,43 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from lt_search.errors import Problem, UserError
+from lt_search.locks import held
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, TrialState
 
 STUDY_NAME = "lt-search"
+DRIVER_LOCK = "driver.lock"
 
 
 @contextmanager
 def sole_driver(run_folder: Path) -> Iterator[None]:
-    """Holds the run for this process, and mends what a killed driver left behind.
-
-    The kernel lets go of the lock when the process dies, however it dies, so no stale lock can remain.
+    """Holds the run for this process, see `held`, and mends what a killed driver left behind.
 
     Raises:
         UserError: if another process drives the run.
     """
-    run_folder.mkdir(parents=True, exist_ok=True)
-    with (run_folder / "driver.lock").open("a+") as lock:
-        try:
-            _take_lock(lock)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise UserError(
-                Problem(
-                    "--resume",
-                    f"the run {run_folder.name} is being driven by {holder}",
-                    f"wait for it, stop it, or look on with `lt-search status {run_folder}`",
-                )
-            ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-        lock.flush()
+
+    def taken(holder: str) -> Problem:
+        fix = f"wait for it, stop it, or look on with `lt-search status {run_folder}`"
+        return Problem("--resume", f"the run {run_folder.name} is being driven by {holder}", fix)
+
+    with held(run_folder / DRIVER_LOCK, taken):
         _mend(run_folder / "journal.log")
         yield
-
-
-LOOKS, LOOK_SECONDS = 10, 0.02
-"""A driver tries so often to take the lock: whoever looks whether the run is driven holds it for a moment."""
-
-
-def _take_lock(lock: TextIO) -> None:
-    """Takes the lock for this process alone; raises `OSError` if another one keeps it."""
-    for _ in range(LOOKS - 1):
-        with suppress(OSError):
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(LOOK_SECONDS)
-    return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_driven(run_folder: Path) -> bool:
     """Whether a process drives the run now."""
     try:
-        with (run_folder / "driver.lock").open() as lock:
+        with (run_folder / DRIVER_LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

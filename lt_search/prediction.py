@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.errors import Problem, UserError
+from lt_search.export import BEST
 from lt_search.messages import RunInputs
 from lt_search.session import LoadedInputs
+from lt_search.space import validation_problems
+from lt_search.spec import parse_config, trainer_type
 
 if TYPE_CHECKING:
     from lt_search.data.table import Dataset, Part
@@ -26,19 +30,25 @@ def load_model(export: Export, data: Dataset) -> TwoStageTrainer[Any]:
     """The exported model, to predict with.
 
     Raises:
-        UserError: if its file is damaged.
+        UserError: if its file is damaged, or its settings are none of its trainer's.
     """
     from safetensors import SafetensorError, safe_open
 
     from trainers.state import unpack
 
     spec = export.spec
+    try:
+        parse_config(trainer_type(spec.trainer).config_type, spec.config)
+    except ValidationError as error:
+        raise UserError(*validation_problems(error, str(export.folder / BEST))) from error
     torch.set_num_threads(export.threads)  # another number could move the last bits of a sum
     loaded = LoadedInputs(RunInputs.of(spec, data, {}, export.folder), torch.device(_device(export)))
     try:
         with safe_open(str(export.model_file), framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             return loaded.load_trainer(spec.config, unpack(tensors, file.metadata()["state"]))
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError, too, but the file is whole
+        raise
     except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise UserError(Problem(str(export.model_file), f"is damaged: {error}", "export the run again")) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -73,7 +73,7 @@ def _facts(spec: RunSpec, store: FolderStore, summary: RunSummary) -> dict[str, 
         "Data": f"{spec.data.name}: {len(spec.data.classes)} classes, {images} images at {spec.data.image_size} px",
         "Split": f"{spec.data.split_origin} (hash {spec.data.split_hash})",
         "Test split": _looks(store),
-        **_posthoc(store),
+        **_posthoc(store, summary),
         "Stages": f"{s1} steps of stage 1, {s2} of stage 2",
         "Pruning": f"eta {spec.eta}, stage-wise rungs" if spec.prune else "off",
         "Stage 1": _stage1(spec, summary),
@@ -92,13 +92,32 @@ def _stage1(spec: RunSpec, summary: RunSummary) -> str:
     return f"trained to the end {summary.stage1_trained} times, used again by {summary.reused} trials"
 
 
-def _posthoc(store: FolderStore) -> dict[str, str]:
+def _posthoc(store: FolderStore, summary: RunSummary) -> dict[str, str]:
     """What was tuned after training, where something was."""
     name = f"{POSTHOC}/{SETTINGS}"
     if not store.exists(name):
         return {}
-    content = yaml.safe_load(store.read(name))
-    return {"After training": f"{content['summary']} (see {POSTHOC}/)"} if "summary" in content else {}
+    tuned = _read_tuned(store)
+    if "summary" not in tuned:
+        return {"After training": f"{name} cannot be read: run `lt-search posthoc {store.root.name}` again"}
+    return {"After training": "; ".join([f"{tuned['summary']} (see {POSTHOC}/)", *tuned_before(store, summary)])}
+
+
+def tuned_before(store: FolderStore, summary: RunSummary) -> list[str]:
+    """A sentence if what was tuned after training knows nothing of the run's best trial; else none."""
+    then = _read_tuned(store).get("best_trial")
+    if then is None or summary.best is None or summary.best.number == then:
+        return []
+    return [f"tuned before trial {summary.best.number}: run `lt-search posthoc {store.root.name}` again"]
+
+
+def _read_tuned(store: FolderStore) -> dict[str, Any]:
+    """The file of what was tuned after training; empty where it cannot be read."""
+    try:
+        content = yaml.safe_load(store.read(f"{POSTHOC}/{SETTINGS}"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _looks(store: FolderStore) -> str:

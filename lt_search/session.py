@@ -20,6 +20,7 @@ from lt_search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, 
 from lt_search.class_groups import class_groups
 from lt_search.data.decoded import open_images
 from lt_search.data.joined import JoinedImages
+from lt_search.data.units import joined_groups
 from lt_search.messages import RunInputs, StepReport, TrialJob
 from lt_search.metrics import Evaluation, evaluate
 from lt_search.rungs import Rung
@@ -97,7 +98,7 @@ class LoadedInputs:
             labels=self.train_labels,
             device=self.device,
             seed=self.inputs.seed,
-            groups=[group for part in (self.inputs.train, *self.inputs.extra) for group in part.groups],
+            groups=joined_groups((self.inputs.train, *self.inputs.extra)),
             resources=self.inputs.resources,
         )
 

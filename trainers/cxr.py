@@ -13,6 +13,7 @@ Defaults are the report's values; where it gives none, those of [K] KAD (arXiv 2
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -52,6 +53,8 @@ Loss = Literal["bce", "asl", "wbce_exp", "ral", "db"]
 
 WeightedLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Of logits (B, C), targets (B, C) of 0 / 1, and weights that broadcast to them: the mean of weight * loss."""
+
+_log = logging.getLogger(__name__)
 
 
 class CXRStage1(AugmentedStage1, SigmoidLossFields):
@@ -241,15 +244,20 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
         return {"fit": torch.optim.AdamW(self._learner.parameters(), lr=lr, weight_decay=decay, **fused(self.device))}
 
     @cached_property
-    def inner_images(self) -> batches.Indices:
-        """Indices of the training images that stage 1 leaves out, in order."""
+    def _left_out(self) -> Tensor:
+        """Which training images stage 1 leaves out: bool (N,)."""
         draws = generator("cpu", self.inputs.seed, "inner part")
-        fraction = self.config.stage1.inner_fraction
-        return inner_part(self._given, self.inputs.groups, fraction, draws).nonzero().squeeze(1).numpy()
+        return inner_part(self._given, self.inputs.groups, self.config.stage1.inner_fraction, draws)
+
+    @cached_property
+    def inner_images(self) -> batches.Indices:
+        """Indices of the training images of known labels that stage 1 leaves out, in order: the inner part."""
+        known = ~self._given.isnan().any(1).cpu()
+        return (self._left_out & known).nonzero().squeeze(1).numpy()
 
     @cached_property
     def _fit_images(self) -> batches.Indices:
-        return np.setdiff1d(np.arange(len(self.labels)), self.inner_images)
+        return (~self._left_out).nonzero().squeeze(1).numpy()
 
     def stage1_step(self, step: int) -> dict[str, float]:
         """An epoch, or the next `images_per_epoch` images, without the inner part; logs `loss`."""
@@ -263,6 +271,8 @@ class CXRTrainer(ImageTrainer[CXRConfig]):
         """Finds the hard classes on the inner part, and replaces the optimiser."""
         cfg, n_classes = self.config.stage2, self.inputs.n_classes
         if cfg.n_hard > 0:
+            if self.config.stage1.inner_fraction > 0 and not len(self.inner_images):
+                _log.warning("the inner part is empty: the rarest labels count as the hardest")
             labels = self.labels[torch.from_numpy(self.inner_images).to(self.device)]
             hardest = hardest_first(self._inner_logits(), labels, self.counts)
             weights = class_weights(hardest, n_classes, cfg.n_hard, cfg.high_share, cfg.w_mid, cfg.w_hi)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 ALIASES = {"effusion": "pleural effusion"}
-"""Other names of findings: ChestX-ray14 has the first, CXR-LT and CheXpert the second. See `plain`."""
+"""Two names of one finding: ChestX-ray14 has the first, CXR-LT and CheXpert the second. See `plain`."""
 
 
 def plain(name: str) -> str:
@@ -40,14 +40,16 @@ def align_labels(
 ) -> AlignedLabels:
     """Puts labels (N, K) of the columns `names` into those of `classes` (C).
 
-    A name and a class belong together where they are spelt the same, see `plain`, or where `aliases` says so. Values
-    below 0 (CheXpert's uncertain ones) and NaN (its blanks, where the reader leaves them) are unknown.
+    A name and a class belong together where they are spelt the same, see `plain`, or where `aliases` says so, in
+    either direction. Values below 0 (CheXpert's uncertain ones) and NaN (its blanks, where the reader leaves them) are
+    unknown.
 
     Raises:
         ValueError: if no name is one of the classes, or two are the same one; the message lists them.
     """
-    column_of = {plain(name): column for column, name in enumerate(classes)}
     renamed = {plain(name): plain(other) for name, other in aliases.items()}
+    exact = {plain(name): column for column, name in enumerate(classes)}
+    column_of = {renamed.get(name, name): column for name, column in exact.items()} | exact
     columns: dict[int, list[int]] = {}
     for source, name in enumerate(names):
         own = plain(name)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 
 def inner_part(labels: Tensor, groups: Sequence[str] | None, fraction: float, generator: torch.Generator) -> Tensor:
-    """Which images form the inner part: bool (N,) on CPU, about `fraction` of the images and of each label's positives.
+    """Which images stage 1 leaves out: bool (N,) on CPU, about `fraction` of them and of each label's positives.
 
     Iterative stratification (Sechidis et al., ECML PKDD 2011) of whole groups: labels are served from the rarest on,
     each group goes where more positives of that label are still wanted. So a label with positives in a single group
-    keeps them for training. A group with an image of unknown labels (NaN) stays in training, because scores need
-    known ones.
+    keeps them for training. A group of which every image has an unknown label (NaN) stays in training, because scores
+    need known ones; of other groups such images go with the rest, and the caller does not score them.
 
     Args:
         labels: (N, C), 1 present, 0 absent, NaN unknown.
@@ -41,7 +41,7 @@ def inner_part(labels: Tensor, groups: Sequence[str] | None, fraction: float, ge
     positives = np.zeros((n_groups, values.shape[1]))
     np.add.at(positives, member, np.nan_to_num(values))
     sizes = np.bincount(member, minlength=n_groups)
-    known = np.bincount(member, weights=np.isnan(values).any(1), minlength=n_groups) == 0
+    known = np.bincount(member, weights=~np.isnan(values).any(1), minlength=n_groups) > 0
 
     order = torch.randperm(n_groups, generator=generator).numpy()
     order = order[known[order]]

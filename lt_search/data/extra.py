@@ -18,7 +18,6 @@ What was added and what was left out is said by `ExtraData.sentences`.
 from __future__ import annotations
 
 import filecmp
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from lt_search.data.file_source import FileImages
 from lt_search.data.image_files import to_planes
 from lt_search.data.registry import PUBLISHED, load_dataset, split_root
 from lt_search.data.table import Dataset, ExtraData, ImageHeader, ImageSource, Labels, Part, digest
+from lt_search.data.units import people_of
 from lt_search.errors import Problem, Problems, UserError
 from trainers.extra_labels import align_labels, plain
 from trainers.task import Task
@@ -44,11 +44,6 @@ UNKNOWN = -1
 """In the labels of further training images: nobody has looked for this class."""
 
 _RGB = 3
-_KIND = re.compile(r"^(group|patient|subject|lesion):")
-"""What a data set calls that which ties images together; another one may call it otherwise."""
-
-_BY_ITSELF = "image:"
-"""What the group of an image begins with that nothing ties to others; two data sets may name different ones alike."""
 
 
 def add_extra_data(dataset: Dataset, texts: Sequence[str], split_seed: int = 0) -> Dataset:
@@ -124,14 +119,14 @@ def _read(text: str, dataset: Dataset, earlier: Sequence[ExtraData], split_seed:
     channels = _channels(dataset, other, place)
     labels, unknown, left_out = _aligned(other, dataset.classes, place)
     part = other.train
-    held_out = set().union(*_people(dataset.val), *_people(dataset.test))
-    scored = {index for index, people in enumerate(_people(part)) if people & held_out}
+    held_out = set().union(*people_of(dataset.val), *people_of(dataset.test))
+    scored = {index for index, people in enumerate(people_of(part)) if people & held_out}
     there = [*dataset.parts(), *(extra.train for extra in earlier)]
     copies = set(_copies(part, there)) - scored
     chosen = tuple(index for index in range(len(part)) if index not in scored | copies)
     dropped = []
     if scored:
-        people = _people(part)
+        people = people_of(part)
         names = sorted(set().union(*(people[index] & held_out for index in scored)))
         dropped.append(
             f"{len(scored)} of its images are left out: val or test of {dataset.name} has their patients or groups, "
@@ -146,11 +141,12 @@ def _read(text: str, dataset: Dataset, earlier: Sequence[ExtraData], split_seed:
     as_it_is = len(chosen) == len(part) and part.source.channels() == channels
     source = part.source if as_it_is else ChosenImages(part.source, chosen, channels)
     ids, groups = (tuple(column[index] for index in chosen) for column in (part.ids, part.groups))
+    ties = tuple(part.ties[index] for index in chosen) if part.ties else ()
     labels = labels[list(chosen)]
     fingerprint = digest((part.fingerprint, channels, *dataset.classes, *ids, labels.tobytes()))
     return ExtraData(
         name=other.name,
-        train=Part("train", ids, labels, groups, source, fingerprint),
+        train=Part("train", ids, labels, groups, source, fingerprint, ties),
         of_images=sum(map(len, other.parts())),
         unknown=unknown,
         left_out=left_out,
@@ -213,12 +209,6 @@ def _aligned(
 def _membership(labels: Labels, n_classes: int) -> npt.NDArray[np.int8]:
     """(N, K) 0 / 1, also of data with one label an image."""
     return labels.astype(np.int8) if labels.ndim == 2 else np.eye(n_classes, dtype=np.int8)[labels]
-
-
-def _people(part: Part) -> list[set[str]]:
-    """The names of patients and groups of each image, without what the data set calls them."""
-    ties = part.ties or tuple((group,) for group in part.groups)
-    return [{_KIND.sub("", key) for key in keys if not key.startswith(_BY_ITSELF)} for keys in ties]
 
 
 def _copies(part: Part, others: Sequence[Part]) -> Iterator[int]:

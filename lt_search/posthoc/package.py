@@ -65,7 +65,7 @@ class Package:
     settings: Settings
     learned: Learned
     crossed: float
-    """The objective on validation patients that nothing was chosen or learned on."""
+    """The objective on validation patients that the settings were not chosen or learned on."""
 
     def __str__(self) -> str:
         """Which models, and how."""

@@ -64,7 +64,15 @@ def model_logits(predictions: Predictions, settings: Settings, task: Task, log_p
     return merge(views, settings.merge).double()
 
 
-def learn(settings: Settings, logits: Tensor, labels: Tensor, task: Task, *, quality: Tensor | None = None) -> Learned:
+def learn(
+    settings: Settings,
+    logits: Tensor,
+    labels: Tensor,
+    task: Task,
+    *,
+    quality: Tensor | None = None,
+    positives: Tensor | None = None,
+) -> Learned:
     """What the settings take from labels: members for each class, thresholds.
 
     Args:
@@ -73,19 +81,20 @@ def learn(settings: Settings, logits: Tensor, labels: Tensor, task: Task, *, qua
         labels: (N, C) of 0 / 1, or (N,).
         task: the task.
         quality: (M, C) average precisions of the models on these images; None: computed.
+        positives: (C,) by which a class has enough for members or a threshold of its own; None: those of `labels`.
     """
     n_models, _, n_classes = logits.shape
     if settings.ensemble == "class_wise":
         if quality is None:
             quality = average_precisions(logits, labels, task, np.ones((1, len(labels))))[:, 0]
-        members = choose_members(quality, labels.sum(0), settings.members)
+        members = choose_members(quality, labels.sum(0) if positives is None else positives, settings.members)
     else:
         count = settings.members if settings.ensemble == "mean" else 1
         members = (torch.arange(n_models) < count)[:, None].expand(n_models, n_classes)
     learned = Learned(members, torch.zeros(n_classes, dtype=torch.float64))
     if not settings.thresholds:
         return learned
-    return Learned(members, f1_thresholds(combined(logits, learned, task), labels))
+    return Learned(members, f1_thresholds(combined(logits, learned, task), labels, positives=positives))
 
 
 def combined(logits: Tensor, learned: Learned, task: Task) -> Tensor:

@@ -131,6 +131,9 @@ class _Search:
         self._weights = np.ones((1 + len(self._parts), len(self._labels)))
         for weights, held_out in zip(self._weights[1:], self._parts, strict=True):
             weights[held_out] = 0.0
+        # A class has enough positives where it has in whatever part is left out: so it is treated in what is adopted,
+        # which learns from all images, as in what was scored.
+        self._positives = torch.from_numpy((self._weights[1:] @ self._truth).min(axis=0))
         self._best = [(-math.inf, Settings()) for _ in self._weights]
         self._models = lru_cache(CACHED)(self._stack)
         self._quality = lru_cache(CACHED)(self._average_precisions)
@@ -182,7 +185,7 @@ class _Search:
             if f1.difference > f1.standard_error:
                 settings, decisions = replace(settings, thresholds=True), shifted
         models = self._of_models(settings)
-        learned = learn(settings, models, self._labels, self._task)
+        learned = learn(settings, models, self._labels, self._task, positives=self._positives)
         return Found(
             settings=settings,
             learned=learned,
@@ -202,7 +205,8 @@ class _Search:
             models = self._of_models(each)
             quality = self._quality(_of_one_model(each))[:, 1 + part] if each.ensemble == "class_wise" else None
             needed = models[:, others] if each.thresholds else models[:, :0]
-            learned = learn(each, needed, self._labels[others], self._task, quality=quality)
+            labels = self._labels[others]
+            learned = learn(each, needed, labels, self._task, quality=quality, positives=self._positives)
             final[held_out] = combined(models[:, held_out], learned, self._task)
         return final
 
@@ -241,5 +245,5 @@ def choices_of(evidence: Evidence) -> Choices:
     # Where a model's own prediction is the first view, that view is no choice of its own.
     plain = all(torch.allclose(model.own, model.views[0]) for model in models)
     views = tuple(count for count in (0, *VIEWS) if count <= stored and not (count == 1 and plain))
-    linear = all(model.head is not None for model in models)
+    linear = any(model.head is not None for model in models)
     return Choices(evidence.task, views, len(models), linear, METRICS[evidence.metric].ranking)

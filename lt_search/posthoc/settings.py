@@ -1,4 +1,8 @@
-"""The settings that need no training, and how they are proposed."""
+"""The settings that need no training, and how they are proposed.
+
+Merging the images of one study (none, mean or maximum) is not among them: a table says which patient an image is of,
+and has no column for the study.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +67,7 @@ class Choices:
     models: int
     """Models whose predictions are stored."""
     linear: bool
-    """Whether the models' heads are linear, so that tau-normalisation applies."""
+    """Whether any model's head is linear, so that tau-normalisation applies to it; others stay what they are."""
     ranking: bool
     """Whether the objective depends on rankings alone, so that thresholds are not searched but decided at the end."""
 

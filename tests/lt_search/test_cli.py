@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lt_search.cli import main
+from lt_search.store import FolderStore
 from tests.lt_search.data.published import make_isic, make_nih, make_odir
 from tests.lt_search.extra import extra_table
 from tests.lt_search.tiny_encoders import save_clip
@@ -294,6 +295,37 @@ def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) 
     outcome = run("evaluate", tmp_path)
     assert outcome.code == 2
     assert "best.yaml, model.safetensors, metrics.json missing" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--settings", "0", "--views", "9"), "--settings: 0 is outside 1 to 1e+06"),
+        (("--settings", "0", "--views", "9"), "--views: 9 is outside 1 to 8"),
+        (("--models", "many"), "--models: 'many' is no whole number"),
+        ((), "'some-run' is no run"),
+    ],
+)
+def test_mistakes_of_posthoc_are_refused(run, argv: tuple[str, ...], message: str) -> None:
+    outcome = run("posthoc", "some-run", *argv)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_posthoc_hands_its_options_on(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+
+    def tune_run(name: str, storage: FolderStore, console: object, **options: object) -> int:
+        given.update(options, name=name, storage=storage.root)
+        return 0
+
+    monkeypatch.setattr("lt_search.posthoc.command.tune_run", tune_run)
+    words = ("--settings", 9, "--models", 2, "--views", 4, "--dataset", "x.csv", "--data-root", "d", "--storage", "s")
+    assert run("posthoc", "some-run", *words).code == 0
+    expected = {"name": "some-run", "storage": tmp_path / "s", "trials": 9, "models": 2, "views": 4}
+    assert given == {**expected, "dataset": "x.csv", "data_root": "d"}
+    assert run("posthoc", "some-run").code == 0
+    assert (given["trials"], given["models"], given["views"]) == (300, 5, 8)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -404,6 +404,24 @@ def test_images_of_unknown_labels_are_never_in_the_inner_part() -> None:
     assert built.inner_images.max() < 60
 
 
+def test_images_of_unknown_labels_are_not_fitted_where_their_patient_is_in_the_inner_part(read: list[int]) -> None:
+    groups = [f"p{i % 60}" for i in range(N)]
+    built = trainer({"images_per_epoch": None}, labels=with_unknown(torch.nan), groups=groups)
+    built.stage1_step(0)
+    inner = built.inner_images.tolist()
+    assert 0 < len(inner) < 0.25 * 60 and max(inner) < 60
+    assert sorted(read) == sorted([i for i in range(N) if i % 60 not in inner])
+
+
+def test_an_inner_part_that_is_empty_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    labels = some_labels()
+    labels[:, 2] = torch.nan
+    in_stage2({"inner_fraction": 0}, labels=labels)
+    assert not caplog.text
+    in_stage2(labels=labels)
+    assert "the inner part is empty" in caplog.text
+
+
 def test_counts_of_labels_do_not_see_unknown_ones() -> None:
     masked = trainer({"missing_labels": "mask"}, labels=with_unknown(torch.nan))
     assert masked.counts.tolist() == with_unknown(0).sum(0).tolist()

@@ -16,6 +16,14 @@ def test_columns_are_found_by_name_alias_and_spelling() -> None:
     assert found.unknown == ("Fracture",)
 
 
+@pytest.mark.parametrize("own", ["Effusion", "Pleural Effusion"])
+@pytest.mark.parametrize("further", ["effusion", "Pleural_Effusion"])
+def test_aliases_hold_in_both_directions(own: str, further: str) -> None:
+    found = align_labels([[1, 0], [0, 1]], [further, "Mass"], ["Mass", own])
+    np.testing.assert_array_equal(found.labels, [[0, 1], [1, 0]])
+    assert found.unmapped == found.unknown == ()
+
+
 def test_names_that_are_no_class_are_listed_and_left_out() -> None:
     found = align_labels([[1, 1, 0]], ["Hernia", "Mass", "Nodule"], CLASSES)
     np.testing.assert_array_equal(found.labels, [[NAN, 1, NAN, NAN]])
@@ -31,6 +39,8 @@ def test_uncertain_and_blank_labels_are_unknown() -> None:
 def test_an_own_class_is_taken_before_an_alias() -> None:
     found = align_labels([[1]], ["Effusion"], ["Pleural Effusion", "Effusion"])
     np.testing.assert_array_equal(found.labels, [[NAN, 1]])
+    found = align_labels([[1, 0]], ["Effusion", "Pleural Effusion"], ["Pleural Effusion", "Effusion"])
+    np.testing.assert_array_equal(found.labels, [[0, 1]])
 
 
 def test_two_names_of_one_class_are_refused() -> None:

@@ -53,14 +53,26 @@ def test_a_label_of_a_single_patient_stays_in_training() -> None:
         assert labels[inner(labels, groups, seed=seed), 4].sum() == 0
 
 
-def test_images_of_unknown_labels_stay_in_training_with_their_patient() -> None:
+def test_a_patient_of_unknown_labels_alone_stays_in_training() -> None:
     groups, labels = patients(), labels_of()
     labels[5, 2] = torch.nan
-    labels[100:200, 3] = torch.nan
+    unknown = {groups[i] for i in range(100, 110)}
+    labels[[group in unknown for group in groups], 3] = torch.nan
     part = inner(labels, groups)
-    barred = {groups[i] for i in [5, *range(100, 200)]}
     assert part.any()
-    assert not barred & {group for group, chosen in zip(groups, part.tolist(), strict=True) if chosen}
+    assert not unknown & {group for group, chosen in zip(groups, part.tolist(), strict=True) if chosen}
+
+
+def test_a_further_image_of_unknown_labels_bars_no_known_ones() -> None:
+    """Every patient has one: as many of the known images are chosen as without these, and theirs with them."""
+    groups, labels = patients(), labels_of()
+    names = sorted(set(groups))
+    further = torch.zeros(len(names), C)
+    further[:, 2] = torch.nan
+    part = inner(torch.cat([labels, further]), groups + names)
+    assert part[:N].sum().item() == pytest.approx(0.2 * N, abs=0.05 * N)
+    chosen = {group for group, left_out in zip(groups, part[:N].tolist(), strict=True) if left_out}
+    assert [name in chosen for name in names] == part[N:].tolist()
 
 
 def test_the_part_depends_on_the_seed_alone() -> None:

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from rich.console import Console
+from safetensors import SafetensorError
 
-from lt_search.checkpoints import Checkpoint, save_checkpoint
+from lt_search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.registry import load_dataset
-from lt_search.errors import UserError
+from lt_search.data.table import Dataset, Part
+from lt_search.errors import Problem, UserError
 from lt_search.evaluation import evaluate_export
 from lt_search.exit_codes import ExitCode
+from lt_search.export import Export
 from lt_search.journal import Journal, sole_driver
+from lt_search.locks import held
 from lt_search.messages import RunInputs, StepReport, TrialJob
 from lt_search.metrics import score
-from lt_search.posthoc import pipeline
+from lt_search.posthoc import command, pipeline
 from lt_search.posthoc.command import tune_run
 from lt_search.posthoc.package import read_package
+from lt_search.posthoc.pipeline import Predictions
+from lt_search.posthoc.search import Evidence, Found
+from lt_search.posthoc.settings import Settings
 from lt_search.referee import ADDRESS, FINAL
-from lt_search.run_folder import JOURNAL, SETTINGS, new_run
+from lt_search.reporting import write_report
+from lt_search.run_folder import JOURNAL, SETTINGS, new_run, open_run
 from lt_search.sampler import ReseededSampler, propose
 from lt_search.session import LoadedInputs
 from lt_search.spec import RunSpec
 from lt_search.store import FolderStore
+from lt_search.summary import RunSummary
 from lt_search.values import flatten
 from tests.tiny import TinyTrainer
 from trainers.task import Task
@@ -112,8 +124,6 @@ def test_predictions_are_computed_once_and_a_damaged_file_again(
     kept = run.list("posthoc/predictions")
     assert len(kept) == 3
     asked: list[int] = []
-    from lt_search.posthoc import command
-
     real = command.predict_views
     monkeypatch.setattr(
         command, "predict_views", lambda export, *rest: asked.append(export.trial) or real(export, *rest)
@@ -122,6 +132,127 @@ def test_predictions_are_computed_once_and_a_damaged_file_again(
     again = tune(run)
     assert asked == [int(Path(kept[1]).name[:4])]
     assert first.splitlines()[4:] == again.splitlines()[4:]
+
+
+def test_predictions_serve_a_narrower_call_and_outlive_it(run: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, given = [], []
+    real_views, real_tune = command.predict_views, command.tune
+
+    def views_of(export: Export, data: Dataset, part: Part, n_views: int) -> Predictions:
+        asked.append((export.trial, n_views))
+        own = real_views(export, data, part, 1).own
+        return Predictions(own, torch.stack([own + view for view in range(n_views)]), None)
+
+    def tuned(evidence: Evidence, *rest: Any) -> Found:
+        given.append([model.views for model in evidence.models])
+        return real_tune(evidence, *rest)
+
+    monkeypatch.setattr(command, "predict_views", views_of)
+    monkeypatch.setattr(command, "tune", tuned)
+    tune(run, models=3, views=5)
+    kept = run.list("posthoc/predictions")
+    tune(run, models=1, views=2)
+    assert len(asked) == 3 and run.list("posthoc/predictions") == kept
+    assert torch.equal(given[1][0], given[0][0][:2])
+    tune(run, models=1, views=8)
+    assert asked[3:] == [(asked[0][0], 8)]
+    assert len(run.list("posthoc/predictions")) == 3, "the narrower file of that model is gone"
+
+
+def test_predictions_of_models_that_are_gone_are_removed_and_what_is_being_written_is_not(run: FolderStore) -> None:
+    gone, other = "posthoc/predictions/0099-0123456789abcdef-8.safetensors", "posthoc/predictions/.0001-x.part"
+    run.write(gone, b"")
+    run.write(other, b"")
+    tune(run)
+    assert not run.exists(gone) and run.exists(other)
+
+
+@pytest.fixture
+def without_gain(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From when it is called on, nothing is adopted."""
+    real = command.tune
+    return lambda: monkeypatch.setattr(command, "tune", lambda *given: replace(real(*given), settings=Settings()))
+
+
+def test_what_was_adopted_stays_where_nothing_is_adopted_later(
+    run: FolderStore, without_gain: Callable[[], None]
+) -> None:
+    def package() -> dict[str, bytes]:
+        return {name: run.read(name) for name in [f"posthoc/{SETTINGS}", *run.list("posthoc/models", "*/*")]}
+
+    tune(run)
+    before = package()
+    without_gain()
+    said = tune(run, models=1, views=1)
+    assert "nothing is adopted; " in said and "stays as it was tuned before" in said
+    assert "adopted: " not in said
+    assert package() == before
+    assert evaluate(run.path("posthoc"))[0] is ExitCode.DONE
+
+
+@pytest.mark.parametrize("change", ["weights", "no longer finished"])
+def test_what_was_adopted_goes_with_its_models(
+    run: FolderStore, without_gain: Callable[[], None], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    tune(run)
+    number = read_package(run.path("posthoc")).models[0].trial
+    if change == "weights":
+        checkpoint, other = load_checkpoint(run, number), load_checkpoint(run, (number + 1) % 3)
+        assert checkpoint is not None and other is not None
+        save_checkpoint(run, TrialJob(number, 1, {}), replace(checkpoint, state=other.state))
+    else:
+        real = command.summarise
+
+        def without_it(*given: Any) -> RunSummary:
+            summary = real(*given)
+            return replace(summary, trials=tuple(t for t in summary.trials if t.number != number))
+
+        monkeypatch.setattr(command, "summarise", without_it)
+    without_gain()
+    assert "best stays the model to use" in tune(run)
+    assert not run.exists(f"posthoc/{SETTINGS}") and run.list("posthoc/models") == []
+
+
+def test_two_at_once_are_refused(run: FolderStore) -> None:
+    with (
+        held(run.path(f"posthoc/{command.LOCK}"), lambda holder: Problem("", holder)),
+        pytest.raises(UserError, match=r"run: is being tuned by process \d+ on"),
+    ):
+        tune(run)
+    tune(run)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_full_disk_is_said_in_one_line(run: FolderStore, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def full(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "save_file", full)
+    with pytest.raises(UserError, match=r"posthoc: cannot be written \(No space left on device\)"):
+        tune(run)
+
+
+def test_the_report_says_that_settings_know_nothing_of_a_better_trial(run: FolderStore) -> None:
+    tune(run)
+    text = run.read(f"posthoc/{SETTINGS}").decode()
+    best = yaml.safe_load(text)["best_trial"]
+    stale = "run `lt-search posthoc run` again"
+    assert stale not in run.read("report.html").decode() and stale not in evaluate(run.path("posthoc"))[1]
+    run.write(f"posthoc/{SETTINGS}", text.replace(f"best_trial: {best}", f"best_trial: {best + 7}"))
+    assert f"tuned before trial {best}: {stale}" in evaluate(run.path("posthoc"))[1]
+    assert f"tuned before trial {best}: {stale}" in report_of(run)
+
+
+@pytest.mark.parametrize("content", ["summary: [", "a sentence", "- summary", "settings: {}", b"\xff\xfe\x00"])
+def test_the_report_says_that_settings_cannot_be_read(run: FolderStore, content: str | bytes) -> None:
+    run.write(f"posthoc/{SETTINGS}", content)
+    assert f"posthoc/{SETTINGS} cannot be read" in report_of(run)
+
+
+def report_of(run: FolderStore) -> str:
+    spec = open_run(run, str(run.root))[1]
+    write_report(spec, Journal.reader(run.path(JOURNAL)), run)
+    return run.read("report.html").decode()
 
 
 @pytest.mark.parametrize(

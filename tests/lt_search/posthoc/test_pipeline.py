@@ -79,6 +79,14 @@ def test_each_class_is_spoken_for_by_the_models_that_rank_it_best() -> None:
     assert (quality.argmax(0) == [0, 1, 2]).all()
 
 
+def test_a_class_qualifies_by_the_positives_that_are_given() -> None:
+    logits, labels = models(3)
+    settings = Settings(ensemble="class_wise", members=1, thresholds=True)
+    learned = learn(settings, logits, labels, Task.MULTI_LABEL, positives=torch.tensor([30, 29, 19]))
+    assert learned.members.sum(0).tolist() == [1, 3, 3]
+    assert (learned.thresholds != 0).tolist() == [True, True, False]
+
+
 def test_saturated_logits_stay_finite_and_in_order() -> None:
     logits = torch.tensor([[[-900.0], [30.0], [35.0]], [[-900.0], [31.0], [36.0]]], dtype=torch.float64)
     found = combined(logits, Learned(torch.ones(2, 1, dtype=torch.bool), torch.zeros(1)), Task.MULTI_LABEL)
