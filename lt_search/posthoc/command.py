@@ -59,7 +59,8 @@ def tune_run(
     """Tunes what needs no training on a run's validation predictions, and keeps what is better.
 
     Better is a gain above one standard error on patients that the settings were not chosen or learned on. Where nothing
-    is adopted, what was adopted before stays, as long as the models that it needs are the run's.
+    is adopted, what was adopted before stays, as long as the models that it needs are the run's and no trial has come
+    that is better alone.
 
     Args:
         name: of the run, or its path.
@@ -116,7 +117,7 @@ def _tune(
             outcome = f"kept in {folder.root}; score it: lt-search evaluate {folder.root}"
         else:
             outcome = f"nothing is adopted: {run.path('best')} stays the model to use"
-            if _keep_earlier(folder, finished):
+            if _keep_earlier(folder, finished, found.own):
                 outcome = f"nothing is adopted; {folder.root} stays as it was tuned before"
         write_report(spec, Journal.reader(run.path(JOURNAL)), run)
     say(outcome)
@@ -214,13 +215,18 @@ def _keep(
     _forget_models(folder, [export.trial for export, its in zip(exports, used, strict=True) if its])
 
 
-def _keep_earlier(folder: FolderStore, finished: Collection[int]) -> bool:
-    """Keeps the settings that were adopted before, if all models they need are the run's; else removes them."""
+def _keep_earlier(folder: FolderStore, finished: Collection[int], own: float) -> bool:
+    """Keeps the settings that were adopted before, or removes them.
+
+    They stay if all models they need are the run's, unless the best trial's own predictions are better now; it may have
+    come since.
+    """
     try:
-        numbers = [model.trial for model in read_package(folder.root).models] if folder.exists(SETTINGS) else []
+        package = read_package(folder.root) if folder.exists(SETTINGS) else None
     except UserError:  # damaged, or a trial has other weights now
-        numbers = []
-    if not numbers or any(number not in finished for number in numbers):
+        package = None
+    numbers = [model.trial for model in package.models] if package else []
+    if package is None or package.crossed < own or any(number not in finished for number in numbers):
         folder.remove(SETTINGS)
         folder.remove(MODELS)
         return False

@@ -190,8 +190,8 @@ def test_what_was_adopted_stays_where_nothing_is_adopted_later(
     assert evaluate(run.path("posthoc"))[0] is ExitCode.DONE
 
 
-@pytest.mark.parametrize("change", ["weights", "no longer finished"])
-def test_what_was_adopted_goes_with_its_models(
+@pytest.mark.parametrize("change", ["weights", "no longer finished", "outdone"])
+def test_what_was_adopted_goes_with_its_models_and_where_a_trial_alone_is_better(
     run: FolderStore, without_gain: Callable[[], None], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     tune(run)
@@ -200,6 +200,9 @@ def test_what_was_adopted_goes_with_its_models(
         checkpoint, other = load_checkpoint(run, number), load_checkpoint(run, (number + 1) % 3)
         assert checkpoint is not None and other is not None
         save_checkpoint(run, TrialJob(number, 1, {}), replace(checkpoint, state=other.state))
+    elif change == "outdone":
+        content = yaml.safe_load(run.read(f"posthoc/{SETTINGS}"))
+        run.write(f"posthoc/{SETTINGS}", yaml.safe_dump({**content, "cross_fitted": 0.0}))
     else:
         real = command.summarise
 
