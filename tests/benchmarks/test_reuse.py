@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from benchmarks.reuse import CASES, Outcome, Results, compare, how_much_sooner, more_configurations
+from benchmarks.reuse import CASES, Outcome, Results, compare, how_much_sooner, more_configurations, share_of_bound
 
 CASE = CASES["lmd-stage2/off"]
 
@@ -20,16 +20,17 @@ def ours(finished: list[tuple[float, float]], seconds: float = 90) -> Outcome:
     return Outcome(CASE.name, 0, "ours", seconds, 1, finished, stage2=2)
 
 
-def test_what_the_baseline_had_in_hand_when_time_was_up_counts_for_it() -> None:
+def test_what_the_baseline_had_in_hand_when_time_was_up_is_not_lost_to_it() -> None:
     many = ours([(float(i), 0.5) for i in range(30)])
     assert more_configurations(plain([(30, 0.5), (60, 0.6), (90, 0.5)]), many) == pytest.approx(10)
     assert more_configurations(plain([(30, 0.5), (60, 0.6)]), many) == pytest.approx(10)
+    assert more_configurations(plain([(85, 0.5)]), many) == pytest.approx(30 * 85 / 90), "it stopped others on the way"
 
 
 def test_a_search_that_pays_only_stage_2_reaches_the_bound() -> None:
-    baseline = plain([(30, 0.5)])
-    most = ours([(2.0 * i, 0.5) for i in range(1, 46)])
-    assert more_configurations(baseline, most) == pytest.approx(baseline.whole / baseline.stage2) == 15
+    baseline, most = plain([(30, 0.5)]), ours([(2.0 * i, 0.5) for i in range(1, 46)])
+    assert share_of_bound(baseline, most) == pytest.approx(1)
+    assert more_configurations(baseline, most) == pytest.approx(15), "(start + stage 1 + stage 2) / stage 2"
 
 
 def test_time_to_equal_quality_is_that_of_the_first_as_good_one() -> None:
