@@ -51,7 +51,7 @@ BENCHMARKS = (
     Benchmark(
         "reuse",
         "a plain Ray Tune script against this harness, at equal time",
-        "four hours",
+        "six hours",
         "stage1",
         ("--results", ".jsonl"),
     ),

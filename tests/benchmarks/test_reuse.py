@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from benchmarks.reuse import CASES, Outcome, Results, compare, how_much_sooner, more_configurations, share_of_bound
+from benchmarks.reuse import (
+    CASES,
+    Outcome,
+    Results,
+    compare,
+    how_much_sooner,
+    more_configurations,
+    plain_stage2s,
+    share_of_bound,
+)
+from lt_search.spec import RunSpec
+from tests.lt_search.conftest import own_cache, tiny_csv, tiny_space, tiny_spec  # noqa: F401 (fixtures)
 
 CASE = CASES["lmd-stage2/off"]
 
@@ -17,7 +28,7 @@ def plain(finished: list[tuple[float, float]], seconds: float = 90) -> Outcome:
 
 
 def ours(finished: list[tuple[float, float]], seconds: float = 90) -> Outcome:
-    return Outcome(CASE.name, 0, "ours", seconds, 1, finished, stage2=2)
+    return Outcome(CASE.name, 0, "ours", seconds, 1, finished, stage2=2 if finished else 0)
 
 
 def test_what_the_baseline_had_in_hand_when_time_was_up_is_not_lost_to_it() -> None:
@@ -27,10 +38,20 @@ def test_what_the_baseline_had_in_hand_when_time_was_up_is_not_lost_to_it() -> N
     assert more_configurations(plain([(85, 0.5)]), many) == pytest.approx(30 * 85 / 90), "it stopped others on the way"
 
 
-def test_a_search_that_pays_only_stage_2_reaches_the_bound() -> None:
+def test_a_search_that_pays_only_plain_stage_2s_reaches_the_bound() -> None:
     baseline, most = plain([(30, 0.5)]), ours([(2.0 * i, 0.5) for i in range(1, 46)])
-    assert share_of_bound(baseline, most) == pytest.approx(1)
+    assert share_of_bound(most) == pytest.approx(1)
     assert more_configurations(baseline, most) == pytest.approx(15), "(start + stage 1 + stage 2) / stage 2"
+
+
+def test_our_configurations_are_timed_in_the_baselines_code(
+    tiny_spec: RunSpec,  # noqa: F811
+    tiny_csv: Path,  # noqa: F811
+) -> None:
+    configs = [tiny_spec.first_values(), tiny_spec.first_values() | {"stage2.bias": 0.5}]
+    seconds = plain_stage2s(configs, tiny_spec, str(tiny_csv))
+    assert len(seconds) == 2
+    assert all(second > 0 for second in seconds)
 
 
 def test_time_to_equal_quality_is_that_of_the_first_as_good_one() -> None:
@@ -39,12 +60,16 @@ def test_time_to_equal_quality_is_that_of_the_first_as_good_one() -> None:
     assert how_much_sooner(baseline, ours([(20, 0.59)])) == 0
 
 
-def test_a_baseline_that_ended_nothing_meets_no_bar() -> None:
+@pytest.mark.parametrize(
+    ("outcomes", "who"),
+    [((plain([]), ours([])), "the baseline"), ((plain([(30, 0.5)]), ours([])), "the harness")],
+)
+def test_a_search_that_ended_nothing_is_compared_with_nothing(outcomes: tuple[Outcome, Outcome], who: str) -> None:
     results = Results(None)
-    results.outcomes = [plain([]), ours([])]
+    results.outcomes = [*outcomes]
     table = Table("case", "seed", "ended", "rate", "ratio", "bound", "time", "best", "bars")
     compare(CASE, 1, results, table)
-    assert list(table.columns[-1].cells) == ["the baseline trained nothing to the end: it needs more --seconds"]
+    assert list(table.columns[-1].cells) == [f"{who} trained nothing to the end: it needs more --seconds"]
 
 
 def test_kept_outcomes_outlive_a_kill_while_one_was_written(tmp_path: Path) -> None:
