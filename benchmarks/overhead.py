@@ -40,10 +40,11 @@ from lt_search.drive import RunOptions
 from lt_search.journal import Journal
 from lt_search.messages import StepReport
 from lt_search.referee import TRIALS, Referee, read_reports
+from lt_search.resolve import resolve_spec
 from lt_search.run import search
 from lt_search.rungs import Decision
 from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler, propose
-from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.spec import RunSpec, SpecOptions
 from lt_search.store import FolderStore
 from lt_search.values import flatten
 

@@ -49,9 +49,10 @@ from lt_search.data.registry import load_dataset
 from lt_search.drive import RunOptions
 from lt_search.journal import Journal
 from lt_search.parameters import Parameter
+from lt_search.resolve import resolve_spec
 from lt_search.run import search
 from lt_search.sampler import propose
-from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.spec import RunSpec, SpecOptions
 from lt_search.store import FolderStore
 from lt_search.values import flatten
 

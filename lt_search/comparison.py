@@ -33,11 +33,12 @@ from lt_search.journal import Journal, sole_driver
 from lt_search.live import show_value
 from lt_search.metrics import evaluate
 from lt_search.prediction import predict
+from lt_search.resolve import resolve_spec
 from lt_search.resources import resolve_resources
 from lt_search.run import check_places, check_same_options, gpu_available, resume_command, search, where_the_data_is
 from lt_search.run_folder import COMPARISON, JOURNAL, SPEC, claim, claim_numbered, find_folder, open_run
 from lt_search.space import load_space
-from lt_search.spec import SpecOptions, resolve_spec
+from lt_search.spec import SpecOptions
 from lt_search.store import FolderStore
 from lt_search.summary import summarise
 

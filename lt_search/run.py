@@ -30,12 +30,13 @@ from lt_search.plan import expect, expected_stage1s, measure, render_plan
 from lt_search.provenance import provenance
 from lt_search.referee import STORAGE_ERRORS, TRIALS
 from lt_search.reporting import REPORT, write_report
+from lt_search.resolve import resolve_spec
 from lt_search.resources import resolve_resources
 from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
 from lt_search.sampler import ReseededSampler, StagedSampler
 from lt_search.session import LoadedInputs
 from lt_search.space import load_space
-from lt_search.spec import RunSpec, SpecOptions, extra_key, resolve_spec, tasks_of, trainer_type
+from lt_search.spec import RunSpec, SpecOptions, extra_key, tasks_of, trainer_type
 from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore, open_storage
 from lt_search.summary import RunSummary, summarise

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from lt_search.data.registry import load_dataset
-from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.resolve import resolve_spec
+from lt_search.spec import RunSpec, SpecOptions
 
 TINY_SPACE = """\
 # A space for tests

@@ -10,8 +10,9 @@ from lt_search.address import hash_tensors, stage1_address
 from lt_search.data.registry import load_dataset
 from lt_search.errors import UserError
 from lt_search.label_embeddings import LabelEmbeddings
+from lt_search.resolve import resolve_spec
 from lt_search.resources import needed_resources, resolve_resources
-from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.spec import RunSpec, SpecOptions
 from tests.lt_search.tiny_encoders import WIDTH, save_clip
 
 

@@ -14,9 +14,10 @@ from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.drive import RunOptions
 from lt_search.errors import Problem, UserError
 from lt_search.messages import RunInputs
+from lt_search.resolve import resolve_spec
 from lt_search.run import check_places, load_training_data, search
 from lt_search.run_folder import new_run, open_run
-from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.spec import RunSpec, SpecOptions
 from lt_search.store import FolderStore
 from tests.lt_search.extra import extra_table
 

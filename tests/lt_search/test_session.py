@@ -17,9 +17,10 @@ from lt_search.data.decoded import open_images
 from lt_search.data.extra import add_extra_data
 from lt_search.data.registry import load_dataset
 from lt_search.messages import RunInputs, StepReport, TrialJob
+from lt_search.resolve import resolve_spec
 from lt_search.rungs import Rung
 from lt_search.session import LoadedInputs, TrialSession
-from lt_search.spec import RunSpec, SpecOptions, resolve_spec
+from lt_search.spec import RunSpec, SpecOptions
 from lt_search.stage_store import StageStore
 from lt_search.store import FolderStore
 from tests.lt_search.extra import extra_table
