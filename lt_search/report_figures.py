@@ -22,17 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lt_search.report import (
-    ClassScore,
-    ReportData,
-    TrialRow,
-    TrialState,
-    Winner,
-    clean,
-    duration_text,
-    known,
-    parameter_text,
-)
+from lt_search.markup import clean
+from lt_search.report_data import ClassScore, ReportData, TrialRow, TrialState, Winner
+from lt_search.report_text import duration_text, known, parameter_text
 
 _MAX_COORDINATES = 10
 """Parameters on the parallel coordinates; more of them cannot be labelled."""

@@ -13,18 +13,8 @@ from optuna.trial import TrialState
 from lt_search.class_groups import class_groups
 from lt_search.metrics import METRICS
 from lt_search.referee import final_report, read_reports, rung_attribute
-from lt_search.report import (
-    ClassScore,
-    Cost,
-    ReportData,
-    RungEntry,
-    RungRow,
-    Score,
-    StepValue,
-    TrialRow,
-    Winner,
-    render,
-)
+from lt_search.report import render
+from lt_search.report_data import ClassScore, Cost, ReportData, RungEntry, RungRow, Score, StepValue, TrialRow, Winner
 from lt_search.run_folder import LOOKS, POSTHOC, SETTINGS, read_provenance
 from lt_search.rungs import Decision
 from lt_search.summary import RunSummary, TrialSummary, summarise

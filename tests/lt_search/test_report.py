@@ -10,7 +10,8 @@ import pytest
 
 from lt_search.class_groups import class_groups
 from lt_search.foresight import Correlation, Foresight
-from lt_search.report import (
+from lt_search.report import render
+from lt_search.report_data import (
     ClassScore,
     Cost,
     ReportData,
@@ -21,9 +22,6 @@ from lt_search.report import (
     TrialRow,
     TrialState,
     Winner,
-    duration_text,
-    parameter_text,
-    render,
 )
 from lt_search.rungs import Rung
 
@@ -329,29 +327,6 @@ def test_saved_time_names_reuse_only_where_it_is_on() -> None:
     assert "saved by reuse" not in page and "33% of the whole" in page
     reused = render(replace(data, cost=Cost(spent=3600, saved_by_pruning=1800, saved_by_reuse=1800)))
     assert "saved by reuse: 30 min" in reused and "50% of the whole" in reused
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (0.42, "0.42 s"),
-        (42.3, "42 s"),
-        (150, "2 min"),
-        (3599, "1 h"),
-        (5400, "1 h 30 min"),
-        (200_000, "2 d 7 h"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(True, "true"), (None, "none"), (3, "3"), (0.000123456, "0.0001235"), ("bce", "bce")]
-)
-def test_parameter_values(value: object, text: str) -> None:
-    assert parameter_text(value) == text
 
 
 def test_matplotlib_is_imported_late() -> None:
