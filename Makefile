@@ -11,7 +11,7 @@ search: $(VENV)/.ready
 	$(BIN)/python run_search.py --space $(SPACE) $(ARGS)
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -324,7 +324,8 @@ def test_a_second_driver_is_refused(searches: Searches) -> None:
 def test_failures_are_recorded_and_the_search_goes_on(searches: Searches) -> None:
     limits = ("fail_above_lr=2", "nan_above_lr=1", "die_above_lr=5.25")
     sets = [word for limit in limits for word in ("--set", f"stage1.{limit}")]
-    searches.inline(*searches.new("a", "--trials", 8, "--no-prune", "--search", "stage1.lr=uniform(0.1, 6)", *sets))
+    options = ("--trials", 8, "--max-concurrent", 1, "--no-prune", "--search", "stage1.lr=uniform(0.1, 6)", *sets)
+    searches.inline(*searches.new("a", *options))
     trials = searches.trials("a")
     assert len(trials) == 8
     for trial in trials:
@@ -432,9 +433,10 @@ rows:
 """
     )
     asked = ("--space", space, "--dataset", searches.table, "--name", "a", "--no-prune")
-    out = searches.inline(*asked, "--trials", 2, "--time-budget", "1s")
+    alone = ("--max-concurrent", 1)
+    out = searches.inline(*asked, *alone, "--trials", 2, "--time-budget", "1s")
     assert "the time budget is used up; go on with: python run_search.py --resume a" in out
-    out = searches.inline("--resume", "a", "--trials", 3)
+    out = searches.inline("--resume", "a", *alone, "--trials", 3)
     folder = searches.storage / "a"
     ranking = pd.read_csv(folder / "ranking.csv")
     assert set(ranking["row"]) == {"plain", "slow"}
