@@ -332,3 +332,12 @@ def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from lt_search.cli import build_parser; build_parser().format_help(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "torchvision", "ray", "optuna", "pandas", "sklearn", "transformers"} & set(modules)
+
+
+def test_the_console_script_ends_with_the_commands_exit_code(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("lt-search")
+    ended = subprocess.run(
+        [script, "status", "nothing", "--storage", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("lt-search: one thing is wrong with the input\n")
