@@ -12,8 +12,9 @@ the name. Each part prints ours, a named baseline measured in the same call, and
   and the first worker is not counted. Baseline: a function that reports as often, with Ray's `OptunaSearch` and
   `ASHAScheduler` at their defaults, and `reuse_actors` as ours (by default a fresh process for each trial would hide
   all else, see `benchmarks.turnaround`). Ours also trains and evaluates a linear head, and keeps its checkpoints.
-- ask: one proposal on a study of 1,000 trials. Baseline: Optuna's multivariate TPE itself. Bar: at most 1.5x. Half of
-  the trials repeat the stage 1 of the one before, as a search with `StagedSampler` does.
+- ask: one proposal on a study of 1,000 trials. Baseline: Optuna's multivariate TPE itself. Bar: at most 1.5x. In one
+  study half of the trials repeat the stage 1 of the one before, as a search with `StagedSampler` does. The other one is
+  a search with it whose stage 2 has three values in all, so that most stage 1s have none left to try.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -292,13 +294,6 @@ def plain_tpe(seed: int) -> BaseSampler:
     return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-SAMPLERS: Mapping[str, Callable[[RunSpec], BaseSampler]] = {
-    "ReseededSampler": lambda spec: ReseededSampler(spec.seed),
-    "StagedSampler": lambda spec: StagedSampler(stage1_names(spec), seed=spec.seed),
-}
-"""Samplers that are compared with plain TPE: name and what makes one for a search."""
-
-
 def stage1_names(spec: RunSpec) -> list[str]:
     """The searched parameters of stage 1."""
     return [name for name, parameter in spec.parameters.items() if parameter.stage == "stage1"]
@@ -325,7 +320,30 @@ def study_of(spec: RunSpec, trials: int) -> optuna.Study:
     return study
 
 
-def ask_seconds(study: optuna.Study, spec: RunSpec, samplers: Mapping[str, BaseSampler], asks: int) -> dict[str, float]:
+def suggest_few(trial: optuna.Trial) -> None:
+    """Two numbers in stage 1, and three values in all in stage 2."""
+    trial.suggest_float("stage1.lr", 1e-4, 1, log=True)
+    trial.suggest_float("stage1.dropout", 0, 1)
+    trial.suggest_categorical("stage2.head", ["linear", "cosine", "mlp"])
+
+
+def study_of_few(trials: int) -> optuna.Study:
+    """A study in memory by `StagedSampler` itself, a stage 1 costing 20 stage 2s."""
+    study = optuna.create_study(direction="maximize", sampler=few_sampler())
+    for number in range(trials):
+        trial = study.ask()
+        suggest_few(trial)
+        study.tell(trial, values_of(number)[-1])
+    return study
+
+
+def few_sampler() -> StagedSampler:
+    return StagedSampler(["stage1.lr", "stage1.dropout"], cost_ratio=20, seed=0)
+
+
+def ask_seconds(
+    study: optuna.Study, suggest: Callable[[optuna.Trial], Any], samplers: Mapping[str, BaseSampler], asks: int
+) -> dict[str, float]:
     """Median seconds of a proposal by each sampler, taken in turn, so that all see the same study."""
     seconds: dict[str, list[float]] = {name: [] for name in samplers}
     for _ in range(asks + 1):
@@ -333,7 +351,7 @@ def ask_seconds(study: optuna.Study, spec: RunSpec, samplers: Mapping[str, BaseS
             study.sampler = sampler
             start = time.perf_counter()
             trial = study.ask()
-            propose(trial, spec.parameters, flatten(spec.config))
+            suggest(trial)
             seconds[name].append(time.perf_counter() - start)
             study.tell(trial, state=TrialState.FAIL)  # without a value: the study hardly changes
     return {name: median(taken[1:]) for name, taken in seconds.items()}  # the first one also fills caches
@@ -341,10 +359,20 @@ def ask_seconds(study: optuna.Study, spec: RunSpec, samplers: Mapping[str, BaseS
 
 def ask_part(trials: int = N_STUDY, asks: int = N_ASKS) -> None:
     spec = ldrnet_spec()
+    suggest = partial(propose, parameters=spec.parameters, fixed=flatten(spec.config))
+    staged = StagedSampler(stage1_names(spec), seed=spec.seed)
+    show_asks(f"the {len(spec.search)} parameters of ldrnet", study_of(spec, trials), suggest, staged, asks)
+    show_asks("a stage 2 of three values in all", study_of_few(trials), suggest_few, few_sampler(), asks)
+
+
+def show_asks(
+    what: str, study: optuna.Study, suggest: Callable[[optuna.Trial], Any], staged: StagedSampler, asks: int
+) -> None:
     baseline = "TPESampler (baseline)"
-    samplers = {baseline: plain_tpe(0)} | {name: make(spec) for name, make in SAMPLERS.items()}
-    seconds = ask_seconds(study_of(spec, trials), spec, samplers, asks)
-    print(f"an ask at {trials:,} trials, {len(spec.search)} parameters, median of {asks}")
+    samplers = {baseline: plain_tpe(0), "ReseededSampler": ReseededSampler(0), "StagedSampler": staged}
+    trials = len(study.trials)
+    seconds = ask_seconds(study, suggest, samplers, asks)
+    print(f"an ask at {trials:,} trials, {what}, median of {asks}")
     for name, taken in seconds.items():
         ratio = "" if name == baseline else f", ratio: {taken / seconds[baseline]:.2f}x (bar: {ASK_BAR}x)"
         print(f"  {name}: {1e3 * taken:.1f} ms{ratio}")

@@ -77,6 +77,16 @@ def choices(distribution: BaseDistribution) -> int:
     return len(distribution.choices) if isinstance(distribution, CategoricalDistribution) else 0
 
 
+def count(distribution: BaseDistribution) -> float:
+    """How many different values there are; infinite for a continuous number."""
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.step is None:
+        return math.inf
+    return round((distribution.high - distribution.low) / distribution.step) + 1
+
+
 def ramp(n: int) -> Array:
     """Weights (n,) of observations from the oldest to the newest."""
     old = max(n - RAMP_FROM, 0)

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from trainers.seeding import derive_seed
+from trainers.seeds import derive_seed
 
 STARTUP_TRIALS = 6
 """Ended trials before TPE begins; the first of them is the paper's configuration, the others are random."""

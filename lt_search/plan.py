@@ -21,7 +21,7 @@ from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, propose
 from lt_search.spec import RunSpec
 from lt_search.stage_store import split_features
 from lt_search.values import flatten
-from trainers.seeding import derive_seed
+from trainers.seeds import derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lt_search.parzen import Array, choices, decode, encode, key, out_of_range
+from lt_search.parzen import Array, choices, count, decode, encode, key, out_of_range
 
 Bools = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -26,7 +27,9 @@ REUSE_COST = "reuse_cost"
 Where stage 2 takes a tenth of a second, handing a trial out and writing its files is most of what it costs."""
 
 STOPPED_IN_STAGE1 = "stopped_in_stage1"
-"""User attribute of a pruned trial: it never got to stage 2, though its stage 1 may be there. True, or absent."""
+"""User attribute of a pruned trial: it never got to stage 2, though its stage 1 may be there. True, or absent.
+
+In a study whose trials carry no `STAGE1_COST`, a pruned trial with stage-2 values is taken to have got there."""
 
 PROPOSED = "staged:proposed"
 """System attribute of a trial: all that was drawn for it, as JSON in Optuna's internal representation."""
@@ -42,6 +45,11 @@ class Axes:
     def sizes(self) -> Index:
         """Number of choices per axis (d,), 0 for a number."""
         return np.array([choices(distribution) for distribution in self.space.values()], dtype=np.int64)
+
+    @property
+    def combinations(self) -> float:
+        """How many different values there are, conditions left aside; infinite where a number is continuous."""
+        return math.prod(count(distribution) for distribution in self.space.values())
 
     def encode(self, columns: Mapping[str, Sequence[Any]]) -> Array:
         """Places (n, d) of n configurations, given as a list of values per parameter; NaN for None."""
@@ -153,17 +161,21 @@ class History:
             [[t.user_attrs.get(STAGE1_COST, np.nan), t.user_attrs.get(again, np.nan)] for t in trials],
             dtype=np.float64,
         ).reshape(len(trials), 2)
+        x2 = axes2.encode(columns)
         stopped = np.array([bool(trial.user_attrs.get(STOPPED_IN_STAGE1)) for trial in trials], dtype=bool)
         has_stage1 = complete | (~np.isnan(costs[:, 0]) & ~stopped)
+        # Where nobody measures costs, they cannot show which pruned trials got to stage 2.
+        tells_nothing = bool(np.isnan(costs[:, 0]).all())
+        in_stage2 = pruned & ~stopped & ~np.isnan(x2).all(axis=1) & tells_nothing
         return cls(
             _finite(np.array(values, dtype=np.float64)),
             complete | pruned,
             has_stage1,
             has_stage1 & ~axes1.out_of_range(columns),
-            has_stage1 | running,
+            has_stage1 | running | in_stage2,
             np.where((costs > 0) & np.isfinite(costs), costs, np.nan),
             axes1.encode(columns),
-            axes2.encode(columns),
+            x2,
             Distinct.of(columns[name] for name in axes1.space),
             Distinct.of(columns[name] for name in axes2.space),
             drawn,

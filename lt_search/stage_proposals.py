@@ -156,9 +156,12 @@ class Proposer:
 
     def _stage2_for(self, stage1: int) -> dict[str, Any] | None:
         """Values that this stage 1 has not met; None if none was found, as where only a few choices are searched."""
+        # No configuration is proposed twice, whatever became of it.
+        had = self._history.stage1.of_trial == stage1
+        if len(np.unique(self._history.stage2.of_trial[had])) >= self._axes2.combinations:
+            return None
         values = self._drawn_for(stage1)
-        tried = self._history.x2[self._history.stage1.of_trial == stage1]
-        return None if _among(_place(self._axes2, values), tried) else values
+        return None if _among(_place(self._axes2, values), self._history.x2[had]) else values
 
     def _drawn_for(self, stage1: int) -> dict[str, Any]:
         history = self._history

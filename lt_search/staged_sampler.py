@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lt_search.plain_sampler import STARTUP_TRIALS, ReseededSampler
 from lt_search.stage_history import PROPOSED, Axes, History, read_proposal, write_proposal
 from lt_search.stage_proposals import Proposer
-from trainers.seeding import derive_seed
+from trainers.seeds import derive_seed
 
 
 class StagedSampler(BaseSampler):
@@ -28,6 +29,11 @@ class StagedSampler(BaseSampler):
 
     Reusing prefixes of trials is from Hippo (Shin et al., VLDB 2022), weighing it by cost from EEIPU (Essofi et
     al., arXiv 2411.03731), TPE from Bergstra et al. (2011).
+
+    A trial may carry the user attributes `STAGE1_COST` (its stage 1 was trained to the end) and `STOPPED_IN_STAGE1` (it
+    was pruned there). Complete trials need neither; a pruned one with the former can have its stage 1 repeated. In a
+    study without costs every pruned trial that was suggested stage-2 values is taken to have tried them, unless it
+    carries the latter.
 
     Where one stage only is searched, it is `ReseededSampler`, plain TPE. Each proposal is a pure function of the seed,
     the trial's number and the study.
@@ -66,8 +72,11 @@ class StagedSampler(BaseSampler):
         if len(study.directions) > 1:
             raise ValueError("the study has several objectives, and a StagedSampler searches for one")
         space: dict[str, BaseDistribution] = {}
-        for other in study.get_trials(deepcopy=False):
+        trials = study.get_trials(deepcopy=False)
+        for other in trials:
             space.update(other.distributions)
+        if self._stage1.isdisjoint(space) and any(other.state == TrialState.COMPLETE for other in trials):
+            self._warn_of_no_stage1()
         space = {name: space[name] for name in sorted(space) if not space[name].single()}
         return space if self._has_both_stages(space) else self._plain.infer_relative_search_space(study, trial)
 
@@ -98,6 +107,11 @@ class StagedSampler(BaseSampler):
     ) -> Any:
         """Draws a parameter that was never seen, or whose range has changed."""
         return self._plain.sample_independent(study, trial, param_name, param_distribution)
+
+    def _warn_of_no_stage1(self) -> None:
+        if self._stage1:
+            names = ", ".join(sorted(self._stage1))
+            warnings.warn(f"no trial has any stage-1 parameter ({names}): this is plain TPE", stacklevel=4)
 
     def _has_both_stages(self, space: Mapping[str, BaseDistribution]) -> bool:
         return 0 < sum(name in self._stage1 for name in space) < len(space)

@@ -36,7 +36,8 @@ from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network, fused
 from trainers.label_decoder import GroupWiseLinear, check_width
 from trainers.query_decoder import LabelQueryDecoder, SharedLinear
 from trainers.schedules import Schedule, learning_rate
-from trainers.seeding import derive_seed, generator
+from trainers.seeding import generator
+from trainers.seeds import derive_seed
 from trainers.sigmoid_loss_fields import SigmoidLossFields
 from trainers.sigmoid_losses import (
     asymmetric,

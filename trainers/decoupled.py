@@ -33,7 +33,8 @@ from trainers.long_tail_losses import (
 from trainers.pooled import PooledNetwork
 from trainers.rebalancing import SHARE, RebalancingConfig, RebalancingStage2, RebalancingTrainer
 from trainers.sampling import class_balanced_order
-from trainers.seeding import derive_seed, generator
+from trainers.seeding import generator
+from trainers.seeds import derive_seed
 from trainers.sigmoid_losses import bce
 from trainers.softmax_losses import cross_entropy, label_aware_smoothing, log_prior, smoothing_by_count
 

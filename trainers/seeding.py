@@ -1,18 +1,13 @@
-"""Seeds that depend on where a step is, never on what ran before it."""
+"""Torch's random numbers, seeded by where a step is and never by what ran before it."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that is a pure function of `parts`, such as (run seed, stage, step, purpose)."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+from trainers.seeds import derive_seed
 
 
 def generator(device: torch.device | str, *parts: int | str) -> torch.Generator:

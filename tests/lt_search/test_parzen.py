@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy.stats import truncnorm
 
-from lt_search.parzen import ParzenMixture, decode, encode, ramp
+from lt_search.parzen import ParzenMixture, count, decode, encode, ramp
 
 NUMBER, CHOICE = np.array([0]), np.array([3])
 
@@ -29,6 +29,21 @@ def test_a_decoded_place_is_the_value(distribution: BaseDistribution, values: li
         decoded = decode(distribution, place)
         assert type(decoded) is type(value)
         assert decoded == pytest.approx(value, rel=1e-12) if isinstance(value, float) else decoded == value
+
+
+@pytest.mark.parametrize(
+    ("distribution", "values"),
+    [
+        (CategoricalDistribution(["a", "b", "c"]), 3),
+        (IntDistribution(3, 9), 7),
+        (IntDistribution(1, 9, step=4), 3),
+        (IntDistribution(5, 50, log=True), 46),
+        (FloatDistribution(0.0, 0.3, step=0.1), 4),
+        (FloatDistribution(0.0, 1.0), math.inf),
+    ],
+)
+def test_different_values_are_counted(distribution: BaseDistribution, values: float) -> None:
+    assert count(distribution) == values
 
 
 def test_what_is_missing_or_unknown_has_no_place_and_what_is_out_of_range_is_at_the_end() -> None:

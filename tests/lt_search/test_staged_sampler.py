@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -402,6 +403,46 @@ def test_a_stage_1_that_was_stopped_at_its_end_is_not_repeated_and_its_stage_2_n
     stopped = np.array([met[trial.params["a"]] for trial in study.trials])
     assert stopped.sum() > 3
     assert (history.tries_stage2 == ~stopped).all()
+
+
+@pytest.mark.parametrize("stopped_in_stage1", [False, True])
+def test_pruned_stage_2s_are_learned_from_where_nobody_measures_costs(stopped_in_stage1: bool) -> None:
+    """Stage 2 is stopped below 0.5, so that no complete trial says what lies there."""
+    below = []
+    for seed in range(4):
+        study = _study(StagedSampler(["a"], cost_ratio=10, seed=seed))
+        for _ in range(60):
+            trial = study.ask()
+            a, b = trial.suggest_float("a", 0, 1), trial.suggest_float("b", 0, 1)
+            if stopped_in_stage1 and b < 0.5:
+                trial.set_user_attr(STOPPED_IN_STAGE1, True)
+            study.tell(trial, None if b < 0.5 else a, TrialState.PRUNED if b < 0.5 else TrialState.COMPLETE)
+        below.append(sum(trial.params["b"] < 0.5 for trial in study.trials[20:]) / 40)
+    mean = sum(below) / len(below)
+    assert mean > 0.5 if stopped_in_stage1 else mean < 0.4
+
+
+def test_a_stage_1_that_has_had_every_stage_2_is_left_without_a_draw() -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
+    for _ in range(40):
+        trial = study.ask()
+        value = trial.suggest_float("a", 0, 1) + trial.suggest_categorical("b", ["x", "y", "z"]).count("z")
+        trial.suggest_int("c", 0, 2, step=2)
+        study.tell(trial, value)
+    had = Counter(trial.params["a"] for trial in study.trials)
+    assert max(had.values()) == 6
+    assert len(had) >= 6
+    assert len({tuple(trial.params.items()) for trial in study.trials}) == 40
+
+
+def test_stage_1_names_that_no_trial_has_are_warned_of() -> None:
+    study = _study(StagedSampler(["learning_rate"], seed=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trial = study.ask()
+        study.tell(trial, sum(_plain(trial)))
+    with pytest.warns(UserWarning, match=r"no trial has any stage-1 parameter \(learning_rate\): this is plain TPE"):
+        _plain(study.ask())
 
 
 def test_choices_may_be_lists_and_costs_infinite() -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainers.seeding import derive_seed, generator, seeded
+from trainers.seeding import generator, seeded
+from trainers.seeds import derive_seed
 
 
 def test_seeds_are_a_pure_function_of_all_their_parts() -> None:
