@@ -51,7 +51,7 @@ BENCHMARKS = (
     Benchmark(
         "reuse",
         "a plain Ray Tune script against this harness, at equal time",
-        "six hours",
+        "eight hours",
         "stage1",
         ("--results", ".jsonl"),
     ),

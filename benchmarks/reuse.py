@@ -1,17 +1,16 @@
 """What sharing stage 1 gives: a plain Ray Tune script and this harness, with the same trainers, data and time.
 
-    python -m benchmarks.reuse                           # all cases, 3 seeds, then the parts: some six hours
+    python -m benchmarks.reuse                           # all cases, 3 seeds, then the parts: some eight hours
     python -m benchmarks.reuse --cases lmd-stage2/off --seeds 1
-    python -m benchmarks.reuse --paper-start             # a harder baseline, which begins with the paper's values, too
     python -m benchmarks.reuse --results FILE            # keeps every search's outcome there, and goes on where it was
 
-What is kept is taken as it is: after a change of code, or on another machine, begin another file.
+What is kept counts while the code is the same; on another machine, begin another file.
 
 Baseline: what a user writes without this harness, a function trainable that trains both stages and reports the
 validation objective after every step, with `OptunaSearch`, `ASHAScheduler` and their defaults. Both get the same time
 on the same cores, and find Ray started and no decoded image. This harness begins with the paper's values, as it always
-does; the baseline draws its first trial, unless it is told to begin with them. A case is a space with its E-steps on or
-off.
+does, and the baseline draws its first trial; where both stages are searched, a second, harder baseline begins with the
+paper's values, too. A case is a space with its E-steps on or off.
 
 Bars: with E-steps off, at least 8x the configurations trained to the end per core and second; with them, where stage 1
 is fixed (`*-stage2`), at least 80 % of the bound (start + stage 1 + stage 2) / stage 2, measured in the same call.
@@ -27,6 +26,7 @@ value at equal time. The last table switches off one part of the harness at a ti
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -71,6 +71,11 @@ class Case:
     """How long each search gets in the table of the parts, where the case has one."""
 
     @property
+    def one_stage1(self) -> bool:
+        """Whether all configurations have the same stage 1."""
+        return self.space.endswith("-stage2")
+
+    @property
     def name(self) -> str:
         """As given to `--cases`."""
         return f"{self.space}/{'on' if self.e_steps else 'off'}"
@@ -93,7 +98,7 @@ CASES = {
     )
 }
 
-PLAIN, PLAIN_FROM_PAPER = "plain", "plain, from the paper's values"
+PLAIN, PLAIN_FROM_PAPER = "Ray Tune", "Ray Tune from the paper's values"
 """The baselines."""
 
 TIMED = 12
@@ -129,6 +134,8 @@ class Outcome:
     """Baseline: mean seconds from a free core to the first step of stage 1."""
     stage1: float = 0.0
     """Baseline: mean seconds of stage 1 of the configurations trained to the end."""
+    code: str = ""
+    """`code_digest` of what made it."""
     stage2: float = 0.0
     """Mean seconds of their stage 2. Ours: what `TIMED` of them take in the baseline's code."""
 
@@ -316,6 +323,17 @@ def _cores() -> int:
     return int(ray.cluster_resources()["CPU"])
 
 
+@cache
+def code_digest() -> str:
+    """Of all code and spaces that decide an outcome."""
+    top = Path(__file__).parent.parent
+    files = sorted(
+        path for folder in ("lt_search", "trainers", "search_spaces") for path in (top / folder).rglob("*.*")
+    )
+    read = (path.read_bytes() for path in [*files, Path(__file__)] if path.suffix in {".py", ".yaml"})
+    return hashlib.blake2b(b"\0".join(read), digest_size=8).hexdigest()
+
+
 class Results:
     """Outcomes of searches, kept in a file so that a benchmark that was interrupted goes on."""
 
@@ -329,13 +347,22 @@ class Results:
                 kept.finished = [(at, value) for at, value in kept.finished]  # JSON has no tuples
                 self.outcomes.append(kept)
 
+    def kept(self, case: Case, seed: int, who: str) -> Outcome | None:
+        """The outcome of a search by this code, if it is there."""
+        asked = (case.name, seed, who, case.seconds, code_digest())
+        for outcome in self.outcomes:
+            if (outcome.case, outcome.seed, outcome.who, outcome.seconds, outcome.code) == asked:
+                return outcome
+        return None
+
     def get(self, case: Case, seed: int, who: str, run: Callable[[], Outcome]) -> Outcome:
         """The outcome of a search, which is run if it is not there yet."""
-        for outcome in self.outcomes:
-            if (outcome.case, outcome.seed, outcome.who, outcome.seconds) == (case.name, seed, who, case.seconds):
-                return outcome
+        kept = self.kept(case, seed, who)
+        if kept is not None:
+            return kept
         with _fresh_cache(), ray_cluster(None):
             outcome = run()
+        outcome.code = code_digest()
         print(f"{case.name} seed {seed} {who}: {len(outcome.finished)} configurations, best {outcome.best:.4f}")
         self.keep(outcome)
         return outcome
@@ -364,12 +391,17 @@ def how_much_sooner(plain: Outcome, ours: Outcome) -> float:
     return plain.time_to(plain.best) / ours.time_to(plain.best)
 
 
+def baselines_of(case: Case) -> tuple[str, ...]:
+    """Those that a case is compared with; where stage 1 is not searched, it is the paper's for all of them."""
+    return (PLAIN,) if case.one_stage1 else (PLAIN, PLAIN_FROM_PAPER)
+
+
 def compare(case: Case, seeds: int, results: Results, table: Table, baseline: str = PLAIN) -> None:
-    """Both searches of a case over the seeds, as rows of the table."""
+    """A baseline and ours over the seeds of a case, as rows of the table."""
     for seed in range(seeds):
         plain = results.get(case, seed, baseline, lambda: plain_search(case, seed, baseline))  # noqa: B023
         ours = results.get(case, seed, "ours", lambda: our_search(case, seed))  # noqa: B023
-        row = [case.name, str(seed), f"{len(plain.finished)} / {len(ours.finished)}"]
+        row = [baseline, case.name, str(seed), f"{len(plain.finished)} / {len(ours.finished)}"]
         if not plain.finished or not ours.finished:
             who = "the harness" if plain.finished else "the baseline"
             table.add_row(*row, "", "", "", "", "", f"{who} trained nothing to the end: it needs more --seconds")
@@ -381,9 +413,9 @@ def compare(case: Case, seeds: int, results: Results, table: Table, baseline: st
         if not case.e_steps:
             bars.append(f"configurations {'met' if more >= 8 else 'MISSED'} (8x)")
         else:
-            bar = f" {'met' if share >= 0.8 else 'MISSED'} (80 %)" if case.space.endswith("-stage2") else ""
+            bar = f" {'met' if share >= 0.8 else 'MISSED'} (80 %)" if case.one_stage1 else ""
             bars.append(f"{share:.0%} of the bound{bar}")
-        if not case.space.endswith("-stage2"):
+        if not case.one_stage1:
             bars.append(f"time {'met' if sooner >= 2.5 else 'MISSED'} (2.5x)")
         bars.append(f"best {'met' if ours.best >= plain.best else 'MISSED'}")
         table.add_row(
@@ -404,7 +436,7 @@ def show_parts(case: Case, results: Results, console: Console) -> None:
         table.add_column(column)
     whole = results.get(case, 0, "ours", lambda: our_search(case, 0))
     for name in PARTS:
-        if name == STAGED_SAMPLER and case.space.endswith("-stage2"):
+        if name == STAGED_SAMPLER and case.one_stage1:
             continue  # TPE it is anyway
         own = results.get(case, 0, name, lambda: our_search(case, 0, name)) if name != "everything" else whole  # noqa: B023
         share = len(own.finished) / max(1, len(whole.finished))
@@ -416,32 +448,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Sharing stage 1 against a plain Ray Tune script.")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--paper-start", action="store_true", help="the baseline, too, begins with the paper's values")
     parser.add_argument("--seconds", type=float, help="time of every search, instead of each case's own")
-    with_parts = [name for name, case in CASES.items() if case.parts]
-    parser.add_argument("--parts", nargs="*", default=with_parts, choices=list(CASES))
+    parts_help = "cases whose parts are switched off (default: those of --cases that have a time for it)"
+    parser.add_argument("--parts", nargs="*", choices=list(CASES), help=parts_help)
     parser.add_argument("--results", type=Path, help="file that keeps the outcomes; what is there is not run again")
     given = parser.parse_args()
     cases = {name: replace(case, seconds=given.seconds or case.seconds) for name, case in CASES.items()}
     results, console = Results(given.results), Console(width=200)
-    baseline = PLAIN_FROM_PAPER if given.paper_start else PLAIN
-    table = Table(title=f"Ray Tune, {baseline} (baseline) / this harness, at equal time")
+    table = Table(title="baseline / this harness, at equal time")
     for column in (
-        "case", "seed", "trained to the end", "per core-second", "ratio", "bound (start + stage 1 + stage 2)",
-        "time to equal quality", "best value", "difference; bars",
+        "baseline", "case", "seed", "trained to the end", "per core-second", "ratio",
+        "bound (start + stage 1 + stage 2)", "time to equal quality", "best value", "difference; bars",
     ):  # fmt: skip
         table.add_column(column)
-    for name in given.cases:
-        compare(cases[name], given.seeds, results, table, baseline)
+    asked = [(cases[name], baseline) for name in given.cases for baseline in baselines_of(cases[name])]
+    for case, baseline in asked:
+        compare(case, given.seeds, results, table, baseline)
     console.print(table)
-    for name in given.cases:
-        own = [o for o in results.outcomes if o.case == name and o.seconds == cases[name].seconds]
-        pairs = [(p, o) for o in own for p in own if o.who == "ours" and p.who == baseline and o.seed == p.seed]
-        pairs = [(p, o) for p, o in pairs if p.finished and o.finished]
-        if pairs:
-            ratio, sooner = (median(of(p, o) for p, o in pairs) for of in (more_configurations, how_much_sooner))
-            console.print(f"{name}: median {ratio:.1f}x configurations, {sooner:.1f}x sooner, over {len(pairs)} seeds")
-    for name in given.parts:
+    for case, baseline in asked:
+        pairs = [(results.kept(case, seed, baseline), results.kept(case, seed, "ours")) for seed in range(given.seeds)]
+        both = [(plain, ours) for plain, ours in pairs if plain and ours and plain.finished and ours.finished]
+        if both:
+            ratio, sooner = (median(of(p, o) for p, o in both) for of in (more_configurations, how_much_sooner))
+            what = f"{case.name} against {baseline}"
+            console.print(f"{what}: median {ratio:.1f}x configurations, {sooner:.1f}x sooner, over {len(both)} seeds")
+    parts = [name for name in given.cases if CASES[name].parts] if given.parts is None else given.parts
+    for name in parts:
         case = cases[name]
         show_parts(replace(case, seconds=given.seconds or case.parts or case.seconds), results, console)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from rich.table import Table
 
 from benchmarks.reuse import (
     CASES,
+    PLAIN,
     Outcome,
     Results,
+    code_digest,
     compare,
     how_much_sooner,
     more_configurations,
@@ -24,11 +27,11 @@ CASE = CASES["lmd-stage2/off"]
 
 
 def plain(finished: list[tuple[float, float]], seconds: float = 90) -> Outcome:
-    return Outcome(CASE.name, 0, "plain", seconds, 1, finished, start=10, stage1=18, stage2=2)
+    return Outcome(CASE.name, 0, PLAIN, seconds, 1, finished, start=10, stage1=18, stage2=2, code=code_digest())
 
 
 def ours(finished: list[tuple[float, float]], seconds: float = 90) -> Outcome:
-    return Outcome(CASE.name, 0, "ours", seconds, 1, finished, stage2=2 if finished else 0)
+    return Outcome(CASE.name, 0, "ours", seconds, 1, finished, stage2=2 if finished else 0, code=code_digest())
 
 
 def test_what_the_baseline_had_in_hand_when_time_was_up_is_not_lost_to_it() -> None:
@@ -67,7 +70,7 @@ def test_time_to_equal_quality_is_that_of_the_first_as_good_one() -> None:
 def test_a_search_that_ended_nothing_is_compared_with_nothing(outcomes: tuple[Outcome, Outcome], who: str) -> None:
     results = Results(None)
     results.outcomes = [*outcomes]
-    table = Table("case", "seed", "ended", "rate", "ratio", "bound", "time", "best", "bars")
+    table = Table("baseline", "case", "seed", "ended", "rate", "ratio", "bound", "time", "best", "bars")
     compare(CASE, 1, results, table)
     assert list(table.columns[-1].cells) == [f"{who} trained nothing to the end: it needs more --seconds"]
 
@@ -82,3 +85,13 @@ def test_kept_outcomes_outlive_a_kill_while_one_was_written(tmp_path: Path) -> N
     assert again.outcomes == first.outcomes[:1]
     again.keep(ours([(20, 0.7)]))
     assert [outcome.best for outcome in Results(path).outcomes] == [0.5, 0.7]
+
+
+def test_what_other_code_kept_is_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    Results(path).keep(replace(ours([(20, 0.6)]), code="other"))
+    assert Results(path).kept(CASE, 0, "ours") is None
+    Results(path).keep(ours([(20, 0.6)]))
+    kept = Results(path).kept(CASE, 0, "ours")
+    assert kept is not None
+    assert kept.best == 0.6
