@@ -9,6 +9,7 @@ values exactly. Every method may spend what `TRIALS` plain trials cost. Beside `
 uses it (multivariate, in groups), Optuna's TPE at its defaults (no bar), random search, and TPE with naive reuse, where
 after the startup each trial repeats the best one's stage 1 at the flip of a coin. Each seed places the optimum
 elsewhere, for all methods alike. A method's value at a cost is the noise-free one of the trial that looks best by then.
+Where trials are *pruned*, those below the median of the complete ones are stopped after half of their stage 2.
 
 As in the harness, `StagedSampler` learns the costs from the trials, each of which carries what both of its stages cost,
 a repeated stage 1 in full. Where the ratio is marked *given*, it knows it from the start.
@@ -34,6 +35,7 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
@@ -69,6 +71,8 @@ class Problem:
     """Factor on the ratio, where the cost depends on the configuration."""
     given: bool = False
     """Whether the sampler is given the ratio."""
+    pruned: bool = False
+    """Whether a trial below the median of the complete ones is stopped in the middle of its stage 2."""
     near: float | None = None
     """The first trial's distance from the best values, in each number, where it is not drawn: a paper's values."""
 
@@ -180,6 +184,7 @@ PROBLEMS = (
     Problem("rough 3+5", "weak", 10, numbers(3, 5), rough),
     Problem("mixed 4+5, costs vary", "weak", 10, mixed, mixed_weak, stage1_cost=lambda x1: 0.2 + 1.6 * float(x1[2])),
     Problem("branches 4+5", "weak", 15, branching, branches),
+    Problem("bowl 3+6, pruned", "weak", 10, numbers(3, 6), weak, pruned=True),
     Problem("bowl 3+6", "weak", 5, numbers(3, 6), weak),
     Problem("rough 2+4", "weak", 5, numbers(2, 4), rough),
     Problem("valley 3+5", "strong", 10, numbers(3, 5), strong, given=True),
@@ -219,6 +224,7 @@ def run(problem: Problem, method: str, seed: int) -> list[tuple[float, float]]:
         study.enqueue_trial({f"{stage}.{i}": float(x) for stage, place in near.items() for i, x in enumerate(place)})
     seen: set[bytes] = set()
     curve: list[tuple[float, float]] = []
+    complete: list[float] = []
     looks, value = -math.inf, -math.inf
     while True:
         if method == "naive" and len(seen) >= 6 and coin.random() < 0.5:
@@ -235,9 +241,15 @@ def run(problem: Problem, method: str, seed: int) -> list[tuple[float, float]]:
         trial.set_user_attr(STAGE2_COST, 1.0)
         true = problem.value(best, x1, x2)
         observed = true + problem.noise * float(noise.standard_normal())
-        study.tell(trial, observed)
-        if observed > looks:
-            looks, value = observed, true
+        if problem.pruned and len(complete) >= 4 and observed < median(complete):
+            trial.report(observed, 1)
+            study.tell(trial, state=TrialState.PRUNED)
+            spent -= 0.5
+        else:
+            study.tell(trial, observed)
+            complete.append(observed)
+            if observed > looks:
+                looks, value = observed, true
         curve.append((spent, value))
 
 
