@@ -58,6 +58,8 @@ class Expected:
 
     stage1s: int
     """Different stage 1s begun."""
+    finished_stage1s: int
+    """Of these, how many come to their end, where they are stored; the others leave nothing behind."""
     arrivals: Mapping[Rung, int]
     """How many come to each rung: stage 1s in stage 1, trials in stage 2."""
     steps: Mapping[int, int]
@@ -80,17 +82,18 @@ def expect(spec: RunSpec, trials: int, stage1s: int) -> Expected:
     """
     rungs = set(spec.rung_list)
     arrivals: dict[Rung, int] = {}
-    steps = {1: 0, 2: 0}
+    steps, ends = {1: 0, 2: 0}, {1: 0, 2: 0}
     there = stage1s
     for stage, length in zip((1, 2), spec.stage_lengths, strict=True):
         if stage == 2:
             there = trials - (stage1s - there)
         for step in range(1, length + 1):
             steps[stage] += there
+            ends[stage] = there  # a stage 1 is stored before a rung at its last step decides
             if Rung(stage, step) in rungs:
                 arrivals[Rung(stage, step)] = there
                 there = going_on(there, spec.eta) if spec.prune else there
-    return Expected(stage1s, arrivals, steps)
+    return Expected(stage1s, ends[1], arrivals, steps)
 
 
 def expected_stage1s(
@@ -283,7 +286,9 @@ def render_plan(
     lines.append(f"  work        about {show_duration(total)}: {total / 3600:.2g} device-hours of one {device}")
     seconds = elapsed_seconds(spec, trials, expected, costs, concurrent)
     lines.append(f"  time        about {show_duration(seconds)}, {concurrent} trials at a time")
-    stage1s = f"{expected.stage1s * costs.artefact_bytes / 2**20:.1f} MiB of shared stage 1s, " if spec.reuse else ""
+    stage1s = (
+        f"{expected.finished_stage1s * costs.artefact_bytes / 2**20:.1f} MiB of shared stage 1s, " if spec.reuse else ""
+    )
     lines.append(
         f"  disk        {stage1s}{costs.checkpoint_bytes / 2**20:.1f} MiB a checkpoint: at most {keep_gb:g} GB of "
         f"finished ones are kept, beside {concurrent} running"

@@ -12,6 +12,7 @@ from lt_search.data.registry import load_dataset
 from lt_search.messages import RunInputs, StepReport
 from lt_search.plan import (
     TURNAROUND,
+    Expected,
     StageCosts,
     earlier_seconds,
     elapsed_seconds,
@@ -159,9 +160,25 @@ def test_a_search_takes_as_long_as_one_trial_that_is_never_stopped(tiny_spec: Ru
 
 def test_the_plan_says_what_it_takes(tiny_spec: RunSpec) -> None:
     expected = expect(tiny_spec, 16, 4)
-    shown = render_plan(tiny_spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core")
+    shown = _shown(tiny_spec, expected)
     total = 3 * 10 + 10 * 21 + round(16 * TURNAROUND)
     assert f"{total // 60}m {total % 60:02d}s: {total / 3600:.2g} device-hours of one CPU core" in shown
     assert "about 4 stage-1 trainings for 16 trials" in shown
     assert f"{total // 2 // 60}m {total // 2 % 60:02d}s, 2 trials at a time" in shown
-    assert "8.0 MiB of shared stage 1s, 1.0 MiB a checkpoint" in shown
+    assert "16, 2 at a time; the first one has the defaults" in shown
+    assert "1.0 MiB a checkpoint" in shown
+
+
+def _shown(spec: RunSpec, expected: Expected) -> str:
+    return render_plan(spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core")
+
+
+@pytest.mark.parametrize(("rungs", "finished"), [([1, 3], 4), ([4], 16)])
+def test_disk_is_taken_by_the_stage_1s_that_come_to_their_end(
+    tiny_spec: RunSpec, rungs: list[int], finished: int
+) -> None:
+    spec = tiny_spec.model_copy(update={"rungs": {"stage1": rungs, "stage2": [1]}})
+    expected = expect(spec, 16, 16)
+    assert (expected.stage1s, expected.finished_stage1s) == (16, finished), "a rung at the end stops what is stored"
+    assert f"{2 * finished:.1f} MiB of shared stage 1s" in _shown(spec, expected)
+    assert expect(spec.model_copy(update={"prune": False}), 16, 16).finished_stage1s == 16
