@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,18 @@ import torch
 from rich.console import Console
 
 from lt_search.address import compute_kind
-from lt_search.cluster import TrialResources, check_address, choose_resources, cluster_has_gpu, ray_cluster
+from lt_search.cluster import (
+    TrialResources,
+    at_a_time,
+    check_address,
+    choose_resources,
+    has_gpu,
+    ray_cluster,
+    resources_there,
+)
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.extra import add_extra_data
 from lt_search.data.registry import bundled_for, load_dataset
-from lt_search.data.workers import usable_cores
 from lt_search.drive import RunOptions, StopReason, carry_out
 from lt_search.errors import Problem, Problems, UserError
 from lt_search.exit_codes import ExitCode
@@ -95,7 +102,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
         if how.address is None:
             say("starting Ray on this machine")
         stack.enter_context(ray_cluster(how.address))
-        each = choose_resources(how.cpus_per_trial, how.gpus_per_trial)
+        each = choose_resources(how.cpus_per_trial, how.gpus_per_trial, resources_there())
         if store is None:
             store = new_run(storage, how.name, spec, provenance())
             stack.enter_context(sole_driver(store.root))
@@ -147,9 +154,12 @@ def _sayer(console: Console) -> Callable[[str], None]:
 def _show_plan(
     spec: RunSpec, how: RunOptions, storage: FolderStore, inputs: RunInputs, say: Callable[[str], None]
 ) -> None:
-    gpu = gpu_available(how) and torch.cuda.is_available()
     trials = how.trials or _budgeted_trials(spec)
-    concurrent = how.max_concurrent or max(1, usable_cores() // how.cpus_per_trial)
+    with nullcontext() if how.address is None else ray_cluster(how.address):
+        there = resources_there()
+    each = choose_resources(how.cpus_per_trial, how.gpus_per_trial, there)
+    gpu = bool(each.gpus) and torch.cuda.is_available()
+    concurrent = min(trials, at_a_time(there, each, how.max_concurrent))
     say("measuring one trial")
     torch.set_num_threads(how.cpus_per_trial)
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)
@@ -190,7 +200,7 @@ def gpu_available(how: RunOptions) -> bool:
     if how.gpus_per_trial not in {"auto"} and float(how.gpus_per_trial) == 0:
         return False
     if how.address is not None:
-        return cluster_has_gpu()
+        return has_gpu(resources_there())
     return torch.cuda.is_available()
 
 

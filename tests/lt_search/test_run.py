@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.drive import RunOptions
 from lt_search.errors import Problem, UserError
+from lt_search.exit_codes import ExitCode
 from lt_search.messages import RunInputs
 from lt_search.resolve import resolve_spec
 from lt_search.run import check_places, load_training_data, search
@@ -130,6 +135,46 @@ def test_a_run_without_extra_data_takes_none_when_resumed(
     assert "reached Ray" in _resumed(tmp_path / "runs")
     found = _resumed(tmp_path / "runs", SpecOptions("", extra_data=(str(extra),)))
     assert "the extra data (more) is not that of the run (none)" in found
+
+
+def _planned(options: SpecOptions, how: RunOptions) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    assert search(options, replace(how, plan=True), console) == ExitCode.DONE
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def tiny(tiny_space: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpecOptions:
+    """A search on a machine with 32 cores and a GPU for its trials, planned quickly."""
+    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)), raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    return SpecOptions(str(tiny_space), str(tiny_csv))
+
+
+@pytest.mark.parametrize(
+    ("how", "concurrent"),
+    [
+        ({}, 1),
+        ({"max_concurrent": 64}, 1),
+        ({"gpus_per_trial": "0.25"}, 4),
+        ({"gpus_per_trial": "0"}, 32),
+        ({"gpus_per_trial": "0", "cpus_per_trial": 5}, 6),
+        ({"gpus_per_trial": "0", "max_concurrent": 3}, 3),
+    ],
+)
+def test_a_plan_has_as_many_trials_at_a_time_as_its_search(
+    tiny: SpecOptions, tmp_path: Path, how: dict[str, Any], concurrent: int
+) -> None:
+    shown = _planned(tiny, RunOptions(storage=str(tmp_path / "runs"), trials=40, **how))
+    assert f"40, {concurrent} at a time" in shown
+
+
+def test_a_plan_refuses_what_its_search_would(tiny: SpecOptions, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are 32 CPUs and 1 GPUs in all"):
+        _planned(tiny, RunOptions(storage=str(tmp_path / "runs"), gpus_per_trial="2"))
 
 
 def test_an_extra_image_that_cannot_be_decoded_is_named_before_the_search(
