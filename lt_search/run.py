@@ -29,7 +29,7 @@ from lt_search.drive import RunOptions, StopReason, carry_out
 from lt_search.errors import Problem, Problems, UserError
 from lt_search.exit_codes import ExitCode
 from lt_search.export import export_best
-from lt_search.journal import Journal, sole_driver
+from lt_search.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
 from lt_search.metrics import METRICS, counted_classes
@@ -50,6 +50,7 @@ from lt_search.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
     from lt_search.data.table import Dataset, Part
 
@@ -97,7 +98,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
         else:
             _check_same_pixels(spec, dataset, pixels)
         if how.plan:
-            _show_plan(spec, how, storage, RunInputs.of(spec, dataset, weights, storage.root), say)
+            _show_plan(spec, how, storage, store, RunInputs.of(spec, dataset, weights, storage.root), say)
             return ExitCode.DONE
         if how.address is None:
             say("starting Ray on this machine")
@@ -152,9 +153,21 @@ def _sayer(console: Console) -> Callable[[str], None]:
 
 
 def _show_plan(
-    spec: RunSpec, how: RunOptions, storage: FolderStore, inputs: RunInputs, say: Callable[[str], None]
+    spec: RunSpec,
+    how: RunOptions,
+    storage: FolderStore,
+    store: FolderStore | None,
+    inputs: RunInputs,
+    say: Callable[[str], None],
 ) -> None:
-    trials = how.trials or _budgeted_trials(spec)
+    """Says what a new run would take, or what is left of the one in `store`."""
+    kept, earlier = (None, []) if store is None else _begun(store)
+    ended = sum(trial.state.is_finished() for trial in earlier)
+    # A run whose target was lowered still ends the trials that it had begun.
+    trials = max(target_of(spec, how.trials, kept), len(earlier)) - ended
+    if not trials:
+        say(f"nothing is left to plan: all {ended} trials have ended; plan more with --trials {2 * ended}")
+        return
     with nullcontext() if how.address is None else ray_cluster(how.address):
         there = resources_there()
     each = choose_resources(how.cpus_per_trial, how.gpus_per_trial, there)
@@ -164,10 +177,31 @@ def _show_plan(
     torch.set_num_threads(how.cpus_per_trial)
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)
     kind = compute_kind("cuda" if gpu else "cpu", how.cpus_per_trial)
-    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), StageStore(storage).has, kind)
+    stages = StageStore(storage if store is None else shared_storage(store))
+    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), stages.has, kind, earlier)
     device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
     expected = expect(spec, trials, stage1s)
-    say(render_plan(spec, trials, expected, costs, concurrent=concurrent, keep_gb=how.keep_gb, device=device))
+    say(
+        render_plan(
+            spec,
+            trials,
+            expected,
+            costs,
+            concurrent=concurrent,
+            keep_gb=how.keep_gb,
+            device=device,
+            ended=ended if earlier else None,
+        )
+    )
+
+
+def _begun(store: FolderStore) -> tuple[int | None, list[FrozenTrial]]:
+    """The target of a run and its trials that were ever handed out, as far as it has any."""
+    try:
+        journal = Journal.reader(store.path(JOURNAL))
+    except NoTrialsYetError:
+        return None, []
+    return journal.study.user_attrs.get(TRIALS), journal.started()
 
 
 def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:
@@ -295,15 +329,26 @@ def _sampler(spec: RunSpec) -> BaseSampler:
     return StagedSampler(stage1 if spec.reuse else [], cost_ratio=spec.cost_ratio, seed=spec.seed)
 
 
-def _budgeted_trials(spec: RunSpec) -> int:
-    return load_space(spec.options["space"]).budgets[spec.budget].trials
+def target_of(spec: RunSpec, asked: int | None, kept: int | None) -> int:
+    """How many trials a run proposes in all.
+
+    Args:
+        spec: the run.
+        asked: as many as the user wants now; None: not said.
+        kept: as many as the run was to have before; None: it has not begun.
+    """
+    if asked is not None:
+        return asked
+    if kept is not None:
+        return kept
+    return load_space(spec.options["space"]).budgets[spec.budget].trials if spec.search else 1
 
 
 def _set_target(journal: Journal, how: RunOptions, spec: RunSpec, say: Callable[[str], None]) -> None:
-    if how.trials is not None:
-        journal.study.set_user_attr(TRIALS, how.trials)
-    elif TRIALS not in journal.study.user_attrs:
-        journal.study.set_user_attr(TRIALS, _budgeted_trials(spec) if spec.search else 1)
+    kept = journal.study.user_attrs.get(TRIALS)
+    target = target_of(spec, how.trials, kept)
+    if target != kept:
+        journal.study.set_user_attr(TRIALS, target)
     if not spec.search:
         say("nothing is searched: every trial is the same configuration")
 
