@@ -111,11 +111,25 @@ def _no_cluster(address: str, reason: str) -> Problem:
     )
 
 
-def cluster_has_gpu() -> bool:
-    """Whether any node of the connected cluster has a GPU."""
+def resources_there() -> Mapping[str, float]:
+    """All CPUs and GPUs of the connected cluster, nodes that joined since included.
+
+    Without a connection, what Ray would find on this machine, which takes no start of it to know.
+    """
     import ray
 
-    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    if ray.is_initialized():
+        return dict(ray.cluster_resources())
+    from ray._private.utils import get_num_cpus  # knows containers; there is no public one
+    from torch.cuda import device_count
+
+    cores = cores_given()
+    return {"CPU": get_num_cpus(override_docker_cpu_warning=True) if cores is None else cores, "GPU": device_count()}
+
+
+def has_gpu(there: Mapping[str, float]) -> bool:
+    """Whether a trial can have a GPU of its own."""
+    return there.get("GPU", 0) >= 1
 
 
 def fit(there: Mapping[str, float], each: TrialResources) -> int:
@@ -128,25 +142,21 @@ def fit(there: Mapping[str, float], each: TrialResources) -> int:
     return min(by_cpu, by_gpu)
 
 
-def trials_that_fit(each: TrialResources) -> int:
-    """How many trials the connected cluster can run at once now; nodes that joined since are counted."""
-    import ray
+def at_a_time(there: Mapping[str, float], each: TrialResources, most: int | None) -> int:
+    """How many trials of a search run at once: as many as fit, or `most`, but one at least."""
+    there_fit = max(1, fit(there, each))
+    return there_fit if most is None else min(there_fit, most)
 
-    return fit(ray.cluster_resources(), each)
 
-
-def choose_resources(cpus: int, gpus: str) -> TrialResources:
+def choose_resources(cpus: int, gpus: str, there: Mapping[str, float]) -> TrialResources:
     """The resources of a trial, `--gpus-per-trial auto` resolved: one GPU where there are any.
 
     Raises:
-        UserError: if no trial fits on the cluster.
+        UserError: if no trial fits on what is there.
     """
-    amount = (1.0 if cluster_has_gpu() else 0.0) if gpus == "auto" else float(gpus)
+    amount = (1.0 if has_gpu(there) else 0.0) if gpus == "auto" else float(gpus)
     each = TrialResources(cpus, amount)
-    if trials_that_fit(each) < 1:
-        import ray
-
-        there = ray.cluster_resources()
+    if fit(there, each) < 1:
         what = f"a trial takes {cpus} CPUs and {amount:g} GPUs, and there are {there.get('CPU', 0):g} CPUs and "
         raise UserError(
             Problem(

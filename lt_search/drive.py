@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lt_search.address import compute_kind
-from lt_search.cluster import TrialResources, trials_that_fit
+from lt_search.cluster import TrialResources, at_a_time, resources_there
 from lt_search.exit_codes import ExitCode
 from lt_search.housekeeping import Housekeeping
 from lt_search.live import LiveStatus, log_line
@@ -90,8 +90,7 @@ def carry_out(
     deadline = None if how.time_budget is None else time.monotonic() + how.time_budget
 
     def limit() -> int:
-        fit = max(1, trials_that_fit(each))
-        return fit if how.max_concurrent is None else min(fit, how.max_concurrent)
+        return at_a_time(resources_there(), each, how.max_concurrent)
 
     def warn(text: str) -> None:
         log_line(store, f"warning: {text}")

@@ -24,7 +24,9 @@ from lt_search.values import flatten
 from trainers.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from optuna.trial import FrozenTrial
 
     from lt_search.session import LoadedInputs
     from lt_search.store import FolderStore
@@ -58,6 +60,8 @@ class Expected:
 
     stage1s: int
     """Different stage 1s begun."""
+    finished_stage1s: int
+    """Of these, how many come to their end, where they are stored; the others leave nothing behind."""
     arrivals: Mapping[Rung, int]
     """How many come to each rung: stage 1s in stage 1, trials in stage 2."""
     steps: Mapping[int, int]
@@ -80,17 +84,18 @@ def expect(spec: RunSpec, trials: int, stage1s: int) -> Expected:
     """
     rungs = set(spec.rung_list)
     arrivals: dict[Rung, int] = {}
-    steps = {1: 0, 2: 0}
+    steps, ends = {1: 0, 2: 0}, {1: 0, 2: 0}
     there = stage1s
     for stage, length in zip((1, 2), spec.stage_lengths, strict=True):
         if stage == 2:
             there = trials - (stage1s - there)
         for step in range(1, length + 1):
             steps[stage] += there
+            ends[stage] = there  # a stage 1 is stored before a rung at its last step decides
             if Rung(stage, step) in rungs:
                 arrivals[Rung(stage, step)] = there
                 there = going_on(there, spec.eta) if spec.prune else there
-    return Expected(stage1s, arrivals, steps)
+    return Expected(stage1s, ends[1], arrivals, steps)
 
 
 def expected_stage1s(
@@ -100,6 +105,7 @@ def expected_stage1s(
     sampler: optuna.samplers.BaseSampler,
     stored: Callable[[str], bool],
     compute: str = "cpu:1",
+    earlier: Sequence[FrozenTrial] = (),
 ) -> int:
     """How many stage 1s a search begins to train: the sampler's own choices, given these costs and random values.
 
@@ -107,17 +113,21 @@ def expected_stage1s(
 
     Args:
         spec: the run.
-        trials: trials to propose.
+        trials: trials to train.
         costs: what the stages cost; they decide how often a stage 1 is used again.
         sampler: the run's.
         stored: whether the stage 1 of an address is in the store already.
         compute: on what trials are to be computed, see `lt_search.address.compute_kind`.
+        earlier: the trials of a run that was begun: those that ended are learned from, the others are trained first.
     """
     if not spec.reuse:
         return trials
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler, direction="maximize")
-    study.enqueue_trial(spec.first_values())
+    study.add_trials(trial for trial in earlier if trial.state.is_finished())
+    interrupted = [trial.params for trial in earlier if not trial.state.is_finished()]
+    for values in interrupted if earlier else [spec.first_values()]:
+        study.enqueue_trial(values)
     addresses = set()
     for number in range(min(trials, SIMULATED_TRIALS)):
         trial = study.ask()
@@ -247,26 +257,46 @@ def _work(expected: Expected, trials: int, costs: StageCosts) -> dict[int, float
     return {**work, 2: work[2] + trials * TURNAROUND}
 
 
+def _trial_lines(trials: int, concurrent: int, ended: int | None) -> list[str]:
+    if ended is None:
+        return [
+            f"  trials      {trials}, {concurrent} at a time; the first one has the defaults, which are the paper's",
+            "              but for what the budget fixes",
+        ]
+    return [
+        f"  trials      {trials} to go, {concurrent} at a time; {ended} of {trials + ended} have ended, and those that",
+        "              were interrupted count in full",
+    ]
+
+
 def render_plan(
-    spec: RunSpec, trials: int, expected: Expected, costs: StageCosts, *, concurrent: int, keep_gb: float, device: str
+    spec: RunSpec,
+    trials: int,
+    expected: Expected,
+    costs: StageCosts,
+    *,
+    concurrent: int,
+    keep_gb: float,
+    device: str,
+    ended: int | None = None,
 ) -> str:
     """The plan as text: trials, stage-1 trainings, rungs, device-hours, time and disk.
 
     Args:
         spec: the run.
-        trials: trials to propose.
+        trials: trials to train.
         expected: what they are expected to train.
         costs: what a trial takes.
         concurrent: trials at a time.
         keep_gb: disk for models of finished trials.
         device: what a trial is trained on, such as `CPU core`.
+        ended: trials of this run that ended already; None where none was begun.
     """
     s1, s2 = spec.stage_lengths
     reuse = "each is trained once and shared" if spec.reuse else "--no-reuse: one a trial"
     lines = [
         f"plan for {spec.options['space']} on {spec.data.name} (no search is started)",
-        f"  trials      {trials}, {concurrent} at a time; the first one has the defaults, which are the paper's",
-        "              but for what the budget fixes",
+        *_trial_lines(trials, concurrent, ended),
         f"  searched    {', '.join(spec.search) or 'nothing'}",
         f"  stages      {s1} steps of stage 1, {s2} of stage 2",
         f"  stage 1     about {expected.stage1s} stage-1 trainings for {trials} trials ({reuse})",
@@ -283,7 +313,9 @@ def render_plan(
     lines.append(f"  work        about {show_duration(total)}: {total / 3600:.2g} device-hours of one {device}")
     seconds = elapsed_seconds(spec, trials, expected, costs, concurrent)
     lines.append(f"  time        about {show_duration(seconds)}, {concurrent} trials at a time")
-    stage1s = f"{expected.stage1s * costs.artefact_bytes / 2**20:.1f} MiB of shared stage 1s, " if spec.reuse else ""
+    stage1s = (
+        f"{expected.finished_stage1s * costs.artefact_bytes / 2**20:.1f} MiB of shared stage 1s, " if spec.reuse else ""
+    )
     lines.append(
         f"  disk        {stage1s}{costs.checkpoint_bytes / 2**20:.1f} MiB a checkpoint: at most {keep_gb:g} GB of "
         f"finished ones are kept, beside {concurrent} running"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,23 @@ import torch
 from rich.console import Console
 
 from lt_search.address import compute_kind
-from lt_search.cluster import TrialResources, check_address, choose_resources, cluster_has_gpu, ray_cluster
+from lt_search.cluster import (
+    TrialResources,
+    at_a_time,
+    check_address,
+    choose_resources,
+    has_gpu,
+    ray_cluster,
+    resources_there,
+)
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.extra import add_extra_data
 from lt_search.data.registry import bundled_for, load_dataset
-from lt_search.data.workers import usable_cores
 from lt_search.drive import RunOptions, StopReason, carry_out
 from lt_search.errors import Problem, Problems, UserError
 from lt_search.exit_codes import ExitCode
 from lt_search.export import export_best
-from lt_search.journal import Journal, sole_driver
+from lt_search.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
 from lt_search.metrics import METRICS, counted_classes
@@ -43,6 +50,7 @@ from lt_search.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
     from lt_search.data.table import Dataset, Part
 
@@ -90,12 +98,12 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
         else:
             _check_same_pixels(spec, dataset, pixels)
         if how.plan:
-            _show_plan(spec, how, storage, RunInputs.of(spec, dataset, weights, storage.root), say)
+            _show_plan(spec, how, storage, store, RunInputs.of(spec, dataset, weights, storage.root), say)
             return ExitCode.DONE
         if how.address is None:
             say("starting Ray on this machine")
         stack.enter_context(ray_cluster(how.address))
-        each = choose_resources(how.cpus_per_trial, how.gpus_per_trial)
+        each = choose_resources(how.cpus_per_trial, how.gpus_per_trial, resources_there())
         if store is None:
             store = new_run(storage, how.name, spec, provenance())
             stack.enter_context(sole_driver(store.root))
@@ -145,19 +153,55 @@ def _sayer(console: Console) -> Callable[[str], None]:
 
 
 def _show_plan(
-    spec: RunSpec, how: RunOptions, storage: FolderStore, inputs: RunInputs, say: Callable[[str], None]
+    spec: RunSpec,
+    how: RunOptions,
+    storage: FolderStore,
+    store: FolderStore | None,
+    inputs: RunInputs,
+    say: Callable[[str], None],
 ) -> None:
-    gpu = gpu_available(how) and torch.cuda.is_available()
-    trials = how.trials or _budgeted_trials(spec)
-    concurrent = how.max_concurrent or max(1, usable_cores() // how.cpus_per_trial)
+    """Says what a new run would take, or what is left of the one in `store`."""
+    kept, earlier = (None, []) if store is None else _begun(store)
+    ended = sum(trial.state.is_finished() for trial in earlier)
+    # A run whose target was lowered still ends the trials that it had begun.
+    trials = max(target_of(spec, how.trials, kept), len(earlier)) - ended
+    if not trials:
+        say(f"nothing is left to plan: all {ended} trials have ended; plan more with --trials {2 * ended}")
+        return
+    with nullcontext() if how.address is None else ray_cluster(how.address):
+        there = resources_there()
+    each = choose_resources(how.cpus_per_trial, how.gpus_per_trial, there)
+    gpu = bool(each.gpus) and torch.cuda.is_available()
+    concurrent = min(trials, at_a_time(there, each, how.max_concurrent))
     say("measuring one trial")
     torch.set_num_threads(how.cpus_per_trial)
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)
     kind = compute_kind("cuda" if gpu else "cpu", how.cpus_per_trial)
-    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), StageStore(storage).has, kind)
+    stages = StageStore(storage if store is None else shared_storage(store))
+    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), stages.has, kind, earlier)
     device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
     expected = expect(spec, trials, stage1s)
-    say(render_plan(spec, trials, expected, costs, concurrent=concurrent, keep_gb=how.keep_gb, device=device))
+    say(
+        render_plan(
+            spec,
+            trials,
+            expected,
+            costs,
+            concurrent=concurrent,
+            keep_gb=how.keep_gb,
+            device=device,
+            ended=ended if earlier else None,
+        )
+    )
+
+
+def _begun(store: FolderStore) -> tuple[int | None, list[FrozenTrial]]:
+    """The target of a run and its trials that were ever handed out, as far as it has any."""
+    try:
+        journal = Journal.reader(store.path(JOURNAL))
+    except NoTrialsYetError:
+        return None, []
+    return journal.study.user_attrs.get(TRIALS), journal.started()
 
 
 def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:
@@ -190,7 +234,7 @@ def gpu_available(how: RunOptions) -> bool:
     if how.gpus_per_trial not in {"auto"} and float(how.gpus_per_trial) == 0:
         return False
     if how.address is not None:
-        return cluster_has_gpu()
+        return has_gpu(resources_there())
     return torch.cuda.is_available()
 
 
@@ -285,15 +329,26 @@ def _sampler(spec: RunSpec) -> BaseSampler:
     return StagedSampler(stage1 if spec.reuse else [], cost_ratio=spec.cost_ratio, seed=spec.seed)
 
 
-def _budgeted_trials(spec: RunSpec) -> int:
-    return load_space(spec.options["space"]).budgets[spec.budget].trials
+def target_of(spec: RunSpec, asked: int | None, kept: int | None) -> int:
+    """How many trials a run proposes in all.
+
+    Args:
+        spec: the run.
+        asked: as many as the user wants now; None: not said.
+        kept: as many as the run was to have before; None: it has not begun.
+    """
+    if asked is not None:
+        return asked
+    if kept is not None:
+        return kept
+    return load_space(spec.options["space"]).budgets[spec.budget].trials if spec.search else 1
 
 
 def _set_target(journal: Journal, how: RunOptions, spec: RunSpec, say: Callable[[str], None]) -> None:
-    if how.trials is not None:
-        journal.study.set_user_attr(TRIALS, how.trials)
-    elif TRIALS not in journal.study.user_attrs:
-        journal.study.set_user_attr(TRIALS, _budgeted_trials(spec) if spec.search else 1)
+    kept = journal.study.user_attrs.get(TRIALS)
+    target = target_of(spec, how.trials, kept)
+    if target != kept:
+        journal.study.set_user_attr(TRIALS, target)
     if not spec.search:
         say("nothing is searched: every trial is the same configuration")
 

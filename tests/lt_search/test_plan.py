@@ -4,14 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+import optuna
 import pytest
 import torch
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import model_validator
 
+from lt_search.address import stage1_address
 from lt_search.data.registry import load_dataset
 from lt_search.messages import RunInputs, StepReport
 from lt_search.plan import (
     TURNAROUND,
+    Expected,
     StageCosts,
     earlier_seconds,
     elapsed_seconds,
@@ -23,10 +27,11 @@ from lt_search.plan import (
 )
 from lt_search.run_folder import new_run
 from lt_search.rungs import Rung
-from lt_search.sampler import ReseededSampler
+from lt_search.sampler import ReseededSampler, propose
 from lt_search.session import LoadedInputs
 from lt_search.spec import RunSpec
 from lt_search.store import FolderStore
+from lt_search.values import flatten
 from tests.tiny import TinyConfig, TinyTrainer
 
 COSTS = StageCosts({1: 3.0, 2: 10.0}, "a test", checkpoint_bytes=2**20, artefact_bytes=2**21)
@@ -69,6 +74,34 @@ def test_stage_1_trainings_are_counted_by_address(tiny_spec: RunSpec) -> None:
     assert _stage1s(fixed.model_copy(update={"reuse": False}), 12) == 12
     assert _stage1s(tiny_spec, 12) == 12
     assert _stage1s(tiny_spec, 1000) == 1000, "of a long search, the first proposals stand for all"
+
+
+def _draw(study: optuna.Study, spec: RunSpec) -> optuna.Trial:
+    trial = study.ask()
+    propose(trial, spec.parameters, flatten(spec.config))
+    return trial
+
+
+def test_a_run_that_was_begun_goes_on_with_its_own_trials(tiny_spec: RunSpec) -> None:
+    study = optuna.create_study(sampler=ReseededSampler(0, "random"), direction="maximize")
+    study.enqueue_trial(tiny_spec.first_values())
+    ended = [_draw(study, tiny_spec) for _ in range(2)]
+    study.tell(ended[0], 0.5)
+    study.tell(ended[1], state=TrialState.FAIL)
+    asked: list[str] = []
+
+    def plan(earlier: list[FrozenTrial], trials: int) -> set[str]:
+        asked.clear()
+        expected_stage1s(
+            tiny_spec, trials, COSTS, ReseededSampler(0, "random"), lambda a: bool(asked.append(a)), earlier=earlier
+        )
+        return set(asked)
+
+    begun = {stage1_address(tiny_spec, trial.params) for trial in ended}
+    interrupted = stage1_address(tiny_spec, _draw(study, tiny_spec).params)
+    whole = plan([], 6)
+    assert plan(study.trials, 1) == {interrupted}
+    assert plan(study.trials, 4) == whole - begun, "the proposals that the run itself would make"
 
 
 def test_a_trial_whose_fields_exclude_each_other_has_no_stage_1(
@@ -159,9 +192,31 @@ def test_a_search_takes_as_long_as_one_trial_that_is_never_stopped(tiny_spec: Ru
 
 def test_the_plan_says_what_it_takes(tiny_spec: RunSpec) -> None:
     expected = expect(tiny_spec, 16, 4)
-    shown = render_plan(tiny_spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core")
+    shown = _shown(tiny_spec, expected)
     total = 3 * 10 + 10 * 21 + round(16 * TURNAROUND)
     assert f"{total // 60}m {total % 60:02d}s: {total / 3600:.2g} device-hours of one CPU core" in shown
     assert "about 4 stage-1 trainings for 16 trials" in shown
     assert f"{total // 2 // 60}m {total // 2 % 60:02d}s, 2 trials at a time" in shown
-    assert "8.0 MiB of shared stage 1s, 1.0 MiB a checkpoint" in shown
+    assert "16, 2 at a time; the first one has the defaults" in shown
+    assert "1.0 MiB a checkpoint" in shown
+
+
+def _shown(spec: RunSpec, expected: Expected, ended: int | None = None) -> str:
+    return render_plan(spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core", ended=ended)
+
+
+def test_the_plan_of_a_run_that_was_begun_says_what_is_left(tiny_spec: RunSpec) -> None:
+    shown = _shown(tiny_spec, expect(tiny_spec, 16, 4), ended=5)
+    assert "16 to go, 2 at a time; 5 of 21 have ended" in shown
+    assert "the first one has the defaults" not in shown
+
+
+@pytest.mark.parametrize(("rungs", "finished"), [([1, 3], 4), ([4], 16)])
+def test_disk_is_taken_by_the_stage_1s_that_come_to_their_end(
+    tiny_spec: RunSpec, rungs: list[int], finished: int
+) -> None:
+    spec = tiny_spec.model_copy(update={"rungs": {"stage1": rungs, "stage2": [1]}})
+    expected = expect(spec, 16, 16)
+    assert (expected.stage1s, expected.finished_stage1s) == (16, finished), "a rung at the end stops what is stored"
+    assert f"{2 * finished:.1f} MiB of shared stage 1s" in _shown(spec, expected)
+    assert expect(spec.model_copy(update={"prune": False}), 16, 16).finished_stage1s == 16

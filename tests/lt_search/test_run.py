@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import io
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from optuna.trial import TrialState
 from PIL import Image
 from rich.console import Console
 
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.drive import RunOptions
 from lt_search.errors import Problem, UserError
+from lt_search.exit_codes import ExitCode
+from lt_search.journal import Journal
 from lt_search.messages import RunInputs
+from lt_search.referee import TRIALS
 from lt_search.resolve import resolve_spec
-from lt_search.run import check_places, load_training_data, search
-from lt_search.run_folder import new_run, open_run
+from lt_search.run import check_places, load_training_data, search, target_of
+from lt_search.run_folder import JOURNAL, new_run, open_run
+from lt_search.sampler import ReseededSampler, propose
 from lt_search.spec import RunSpec, SpecOptions
 from lt_search.store import FolderStore
+from lt_search.values import flatten
 from tests.lt_search.extra import extra_table
 
 SMALL = ("stage1.epochs=8", "stage1.d_model=16", "stage1.heads=2")
@@ -130,6 +140,84 @@ def test_a_run_without_extra_data_takes_none_when_resumed(
     assert "reached Ray" in _resumed(tmp_path / "runs")
     found = _resumed(tmp_path / "runs", SpecOptions("", extra_data=(str(extra),)))
     assert "the extra data (more) is not that of the run (none)" in found
+
+
+def _planned(options: SpecOptions, how: RunOptions) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    assert search(options, replace(how, plan=True), console) == ExitCode.DONE
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def tiny(tiny_space: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpecOptions:
+    """A search on a machine with 32 cores and a GPU for its trials, planned quickly."""
+    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)), raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    return SpecOptions(str(tiny_space), str(tiny_csv))
+
+
+@pytest.mark.parametrize(
+    ("how", "concurrent"),
+    [
+        ({}, 1),
+        ({"max_concurrent": 64}, 1),
+        ({"gpus_per_trial": "0.25"}, 4),
+        ({"gpus_per_trial": "0"}, 32),
+        ({"gpus_per_trial": "0", "cpus_per_trial": 5}, 6),
+        ({"gpus_per_trial": "0", "max_concurrent": 3}, 3),
+    ],
+)
+def test_a_plan_has_as_many_trials_at_a_time_as_its_search(
+    tiny: SpecOptions, tmp_path: Path, how: dict[str, Any], concurrent: int
+) -> None:
+    shown = _planned(tiny, RunOptions(storage=str(tmp_path / "runs"), trials=40, **how))
+    assert f"40, {concurrent} at a time" in shown
+
+
+def test_a_plan_refuses_what_its_search_would(tiny: SpecOptions, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are 32 CPUs and 1 GPUs in all"):
+        _planned(tiny, RunOptions(storage=str(tmp_path / "runs"), gpus_per_trial="2"))
+
+
+def test_where_nothing_is_searched_one_trial_is_planned(tiny: SpecOptions, tmp_path: Path) -> None:
+    fixed = ("stage1.lr=0.5", "stage1.optimiser=sgd", "stage1.momentum=0.5", "stage2.bias=0.0")
+    shown = _planned(replace(tiny, set=fixed), RunOptions(storage=str(tmp_path / "runs")))
+    assert "trials      1, 1 at a time" in shown and "about 1 stage-1 trainings for 1 trials" in shown
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept", "searched", "target"),
+    [(None, None, True, 6), (None, None, False, 1), (3, None, False, 3), (None, 9, True, 9), (12, 9, True, 12)],
+)
+def test_the_target_is_what_was_asked_for_first_now_and_then_before(
+    tiny_spec: RunSpec, asked: int | None, kept: int | None, searched: bool, target: int
+) -> None:
+    spec = tiny_spec if searched else tiny_spec.model_copy(update={"search": {}})
+    assert target_of(spec, asked, kept) == target
+
+
+def test_the_plan_of_a_resumed_run_is_what_it_has_left(tiny: SpecOptions, tmp_path: Path) -> None:
+    spec = _begun(tiny, tmp_path / "runs")
+    how = RunOptions(storage=str(tmp_path / "runs"), resume="mine")
+    assert "6, 1 at a time; the first one has the defaults" in _planned(SpecOptions(""), how), "killed at once"
+    journal = Journal(tmp_path / "runs/mine" / JOURNAL, ReseededSampler(0))
+    journal.study.set_user_attr(TRIALS, 9)
+    for number in range(5):
+        propose(journal.study.ask(), spec.parameters, flatten(spec.config))
+        if number < 4:
+            journal.tell(number, TrialState.COMPLETE, 0.5)
+    before = (tmp_path / "runs/mine" / JOURNAL).read_bytes()
+    assert "5 to go, 1 at a time; 4 of 9 have ended" in _planned(SpecOptions(""), how)
+    assert "16 to go, 1 at a time; 4 of 20 have ended" in _planned(SpecOptions(""), replace(how, trials=20))
+    lowered = _planned(SpecOptions(""), replace(how, trials=2))
+    assert "1 to go, 1 at a time; 4 of 5 have ended" in lowered, "what was begun is trained to its end"
+    assert (tmp_path / "runs/mine" / JOURNAL).read_bytes() == before, "a plan changes nothing"
+    journal.tell(4, TrialState.COMPLETE, 0.5)
+    ended = _planned(SpecOptions(""), replace(how, trials=5))
+    assert "all 5 trials have ended; plan more with --trials 10" in ended and "measuring" not in ended
 
 
 def test_an_extra_image_that_cannot_be_decoded_is_named_before_the_search(
