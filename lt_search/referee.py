@@ -18,7 +18,14 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from lt_search.address import stage1_address
-from lt_search.checkpoints import checkpoint_files, load_checkpoint, shown_trainer, trial_folder, was_trained_by
+from lt_search.checkpoints import (
+    checkpoint_files,
+    load_checkpoint,
+    shown_trainer,
+    trainer_of,
+    trial_folder,
+    was_trained_by,
+)
 from lt_search.durations import show_duration
 from lt_search.foresight import Evidence, Foresight
 from lt_search.messages import StepReport, TrialJob
@@ -163,7 +170,7 @@ class Referee:
         return not self._wanted or (searched and len(wanted) == len(self._wanted) <= free)
 
     def _start(self, number: int) -> TrialJob | None:
-        """Hands a trial out, or lets it wait for its stage 1."""
+        """Hands a trial out, lets it wait for its stage 1, or ends it where that stage 1 was stopped before."""
         live = self.journal.live_trial(number)
         drawn = propose(live, self.spec.parameters, flatten(self.spec.config))
         attributes = self.journal.trial(number).user_attrs
@@ -173,7 +180,8 @@ class Referee:
         shared = self.gate.shares and address != INVALID
         end = Rung(1, self.spec.stage_lengths[0])
         needs_stage1 = self._last_logged(number) < end or not checkpoint_files(self._store, number)
-        if shared and needs_stage1 and not self.gate.admit(number, address):
+        stopped = self._until_stopped(number, address) if shared else []
+        if shared and needs_stage1 and not stopped and not self.gate.admit(number, address):
             self._wanted[number] = address
             if number not in self._waiting:
                 self._waiting.append(number)
@@ -182,13 +190,39 @@ class Referee:
         if number in self._waiting:
             self._waiting.remove(number)
         config = self.spec.resolve(drawn)
+        self._store.write(f"{trial_folder(number)}/config.yaml", yaml.safe_dump(config, sort_keys=False))
+        for report in stopped:
+            self._take_in(self.journal.trial(number), report)
+        if stopped:
+            return None
         attempt = attributes.get(ATTEMPT, 0) + 1
         self.journal.set(number, ATTEMPT, attempt)
-        self._store.write(f"{trial_folder(number)}/config.yaml", yaml.safe_dump(config, sort_keys=False))
         stored = shared and (REUSED in attributes or self.gate.stored(address))
         if stored and attempt == 1:
             self._handed_out[number] = time.monotonic()
         return TrialJob(number, attempt, config, address if shared else "", stored)
+
+    def _until_stopped(self, number: int, address: str) -> list[StepReport]:
+        """What a trial would report until it is stopped, where its stage 1 was stopped before its end; else nothing.
+
+        Trained again, it would come to the same rungs with the same values, and be told what was said there first.
+        """
+        attributes = self.journal.trial(number).user_attrs
+        rungs = [rung for rung in self._machine.rungs if rung < Rung(1, self.spec.stage_lengths[0])]
+        ahead = [rung for rung in rungs if rung_attribute(rung) not in attributes and not self._machine.is_off(rung)]
+        at = next((rung for rung in ahead if self._first_decisions.get((rung, address)) is Decision.STOP), None)
+        if at is None or self.gate.stored(address):
+            return []
+        entries = {trial.number: trial.user_attrs.get(rung_attribute(at), {}) for trial in self.journal.trials()}
+        first = next(n for n, entry in entries.items() if entry.get("key") == address and entry["counts"])
+        known = {report.rung: report for report in read_reports(self._store, first) if report.value is not None}
+        passed = [rung for rung in rungs if rung <= at]
+        if not known.keys() >= set(passed):
+            return []  # a line of its log was cut off by a kill
+        self._log_line(f"trial {number} ends at {at} untrained: trial {first} was stopped there with the same stage 1")
+        attempt, trainer = attributes.get(ATTEMPT, 0), trainer_of(self._store, first)
+        reports = [replace(known[rung], number=number, attempt=attempt, seconds=0.0, warning=None) for rung in passed]
+        return [replace(report, reused_from=report.reused_from or trainer) for report in reports]
 
     def _address(self, drawn: Mapping[str, Any]) -> str:
         try:

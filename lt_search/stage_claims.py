@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lt_search.stage_store import ABANDONED_SECONDS, FOLDER, is_address
+
 if TYPE_CHECKING:
     from lt_search.store import FolderStore
 
-FOLDER = "stage1"
 SUFFIX = ".claim"
 
 RENEW_SECONDS = 10.0
@@ -60,7 +61,7 @@ class StageClaims:
 
     def _take(self, address: str) -> bool:
         name = _name(address)
-        holder = self._holder(name)
+        holder = _holder(self._storage, name)
         if holder is not None and holder.get("run") != self._own["run"] and not self._gone(name, holder):
             return False
         if holder is not None:
@@ -75,7 +76,7 @@ class StageClaims:
         if address in self._held:
             self._held.remove(address)
             with contextlib.suppress(OSError):
-                if self._holder(_name(address)) == self._own:  # another run may have found this one too slow
+                if _holder(self._storage, _name(address)) == self._own:  # another run may have found this one too slow
                     self._storage.remove(_name(address))
 
     def release_all(self) -> None:
@@ -90,17 +91,8 @@ class StageClaims:
         self._renewed = self._clock()
         for address in self._held:
             with contextlib.suppress(OSError):
-                if self._holder(_name(address)) == self._own:
+                if _holder(self._storage, _name(address)) == self._own:
                     os.utime(self._storage.path(_name(address)))
-
-    def _holder(self, name: str) -> dict[str, Any] | None:
-        try:
-            content = json.loads(self._storage.read(name))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return {}
-        return content if isinstance(content, dict) else {}
 
     def _gone(self, name: str, holder: dict[str, Any]) -> bool:
         if holder.get("host") == self._own["host"] and not _alive(holder.get("pid")):
@@ -124,6 +116,35 @@ def claimed_addresses(storage: FolderStore) -> set[str]:
             if time.time() - storage.path(name).stat().st_mtime < FORGOTTEN_SECONDS:
                 found.add(name.rsplit("/", 1)[-1].removesuffix(SUFFIX))
     return found
+
+
+def drop_abandoned_claims(storage: FolderStore) -> None:
+    """Removes the claims that nobody has renewed for very long, but for those of processes that live on this machine.
+
+    What keeps one from being removed is no reason to stop: it serves nobody, and harms nobody.
+    """
+    for name in storage.list(FOLDER, f"*{SUFFIX}"):
+        path = storage.path(name)
+        with contextlib.suppress(OSError):
+            abandoned = time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+            if abandoned and is_address(path.name.removesuffix(SUFFIX)) and not _lives_here(_holder(storage, name)):
+                storage.remove(name)
+
+
+def _holder(storage: FolderStore, name: str) -> dict[str, Any] | None:
+    """What a claim says of its holder; None if there is no such claim."""
+    try:
+        content = json.loads(storage.read(name))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _lives_here(holder: dict[str, Any] | None) -> bool:
+    """Whether a holder is a process of this machine that is alive."""
+    return holder is not None and holder.get("host") == socket.gethostname() and _alive(holder.get("pid"))
 
 
 def _name(address: str) -> str:

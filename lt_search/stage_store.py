@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,9 @@ FOLDER = "stage1"
 """Where in a storage the artefacts lie, one folder each, named by its address."""
 
 TENSORS, MANIFEST = "stage1.safetensors", "manifest.json"
+
+ADDRESS = re.compile(r"[0-9a-f]{32}")
+"""What an address looks like, see `lt_search.address.content_hash`. Users may keep other things beside artefacts."""
 
 FORMAT = 1
 """Raised when the layout of an artefact changes; others are not read."""
@@ -148,10 +152,8 @@ class StageStore:
 
     def addresses(self) -> list[str]:
         """The addresses of all artefacts, sound or not."""
-        names = self.storage.list(FOLDER, "*")
-        return [
-            name.rsplit("/", 1)[-1] for name in names if self.storage.path(name).is_dir() and "/." not in f"/{name}"
-        ]
+        folders = [path for path in map(self.storage.path, self.storage.list(FOLDER)) if path.is_dir()]
+        return [path.name for path in folders if is_address(path.name)]
 
     def damage(self, address: str) -> str | None:
         """What is wrong with an artefact; None if it is sound. Changes nothing."""
@@ -179,8 +181,10 @@ class StageStore:
             in_use: the addresses that stay, and count; asked before each removal, since runs go on meanwhile.
         """
         for name in self.storage.list(FOLDER, ".*.part"):
-            if time.time() - self.storage.path(name).stat().st_mtime > ABANDONED_SECONDS:
-                self.storage.remove(name)
+            path = self.storage.path(name)
+            with contextlib.suppress(OSError):  # it may be published or removed meanwhile
+                if _is_part(path.name) and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                    self.storage.remove(name)
         for address in self.addresses():
             try:
                 self._manifest(address)
@@ -236,7 +240,12 @@ class StageStore:
 
 
 ABANDONED_SECONDS = 24 * 3600.0
-"""What is still half written after this time belongs to a process that was killed."""
+"""What is still half written, or claimed and not renewed, after this time belongs to a process that was killed."""
+
+
+def is_address(name: str) -> bool:
+    """Whether a folder of this name is an artefact."""
+    return ADDRESS.fullmatch(name) is not None
 
 
 def split_features(features: Iterator[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
@@ -246,6 +255,11 @@ def split_features(features: Iterator[tuple[str, Tensor | None]]) -> dict[str, T
         for split, tensor in features
         if tensor is not None and tensor.numel() * 4 <= SHARED_FEATURE_BYTES
     }
+
+
+def _is_part(name: str) -> bool:
+    """Whether a store made a hidden folder of this name, from an artefact or from another such folder."""
+    return is_address(name.lstrip(".").partition(".")[0])
 
 
 def _name(address: str) -> str:

@@ -15,7 +15,7 @@ from lt_search.exit_codes import ExitCode
 from lt_search.journal import Journal, NoTrialsYetError, is_driven
 from lt_search.referee import ADDRESS
 from lt_search.run_folder import COMPARISON, JOURNAL, run_names
-from lt_search.stage_claims import claimed_addresses
+from lt_search.stage_claims import claimed_addresses, drop_abandoned_claims
 from lt_search.stage_store import FOLDER, StageStore
 from lt_search.store import FolderStore
 
@@ -74,6 +74,7 @@ def prune_stages(storage: FolderStore, keep_gb: float, console: Console) -> Exit
     """
     stages, in_use = StageStore(storage), StagesInUse(storage)
     before = len(stages.addresses())
+    drop_abandoned_claims(storage)
     try:
         in_use()
         removed = stages.prune(keep_gb * 1e9, in_use)
@@ -113,15 +114,15 @@ class StagesInUse:
         return found
 
     def _of(self, journal: Path) -> set[str]:
-        status = journal.stat()
-        version = status.st_size, status.st_mtime_ns
-        if self._read.get(journal, (None,))[0] != version:
-            try:
+        try:
+            status = journal.stat()
+            version = status.st_size, status.st_mtime_ns
+            if self._read.get(journal, (None,))[0] != version:
                 trials = Journal.reader(journal).trials()
-            except NoTrialsYetError:
-                trials = []
-            addresses = {str(trial.user_attrs[ADDRESS]) for trial in trials if ADDRESS in trial.user_attrs}
-            self._read[journal] = version, addresses
+                addresses = {str(trial.user_attrs[ADDRESS]) for trial in trials if ADDRESS in trial.user_attrs}
+                self._read[journal] = version, addresses
+        except (FileNotFoundError, NoTrialsYetError):  # not begun, or removed meanwhile
+            return set()
         return self._read[journal][1]
 
 

@@ -53,7 +53,7 @@ class TrialSummary:
     note: str = ""
     """Where it was stopped, or why it failed."""
     attempts: int = 1
-    """How often it was handed to a worker."""
+    """How often it was handed to a worker; 0 where its stage 1 was known to be stopped."""
     reused_from: str = ""
     """Run and trial whose stage 1 it took from the stage store; empty where it trained its own."""
     full_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -183,7 +183,7 @@ def _trial_summary(trial: FrozenTrial) -> TrialSummary:
         params=dict(trial.params),
         seconds=attributes.get(COST, {}),
         note=attributes.get(STOPPED) or attributes.get(FAILURE, ""),
-        attempts=attributes.get(ATTEMPT, 1),
+        attempts=attributes.get(ATTEMPT, 0),
         reused_from=attributes.get(REUSED, ""),
         full_seconds={
             stage: attributes[name]

@@ -630,3 +630,116 @@ def test_without_reuse_nobody_waits(tiny_spec: RunSpec, tmp_path: Path) -> None:
     driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4)
     assert [driver.job().number, driver.job().number] == [0, 1]
     assert driver.job().address == ""
+
+
+def _stop_one(driver: Driver) -> TrialJob:
+    """Trains three stage 1s in turn; the third one is stopped at the second rung, and is to be proposed again."""
+    for value in (0.8, 0.7, 0.1):
+        job = driver.job()
+        for step in (1, 2, 3):
+            driver.referee.observe(_probed(job.number, step, value))
+    assert driver.trial(job.number).user_attrs["stopped"] == "stage 1 step 3"
+    driver.journal.study.enqueue_trial(driver.trial(job.number).params)
+    return job
+
+
+def _probed(number: int, step: int, value: float) -> StepReport:
+    """A report of stage 1, which has a value at rungs; at the first one all are alike."""
+    told = {1: 0.5, 3: value}.get(step)
+    return report(number, 1, step, told, scalars={"mAP": value / 2, "loss": 0.25})
+
+
+def test_a_stage_1_that_was_stopped_is_not_trained_again_and_ends_as_if_it_were(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    shared = Driver(tiny_spec, tmp_path / "shared", storage=tmp_path)
+    alone = Driver(tiny_spec, tmp_path / "alone")
+    for driver in (shared, alone):
+        assert _stop_one(driver).number == 2
+    again = alone.job().number
+    for step in (1, 2, 3):
+        alone.referee.observe(_probed(again, step, 0.1))
+    following = shared.job()
+    assert (again, following.number) == (3, 4), "trial 3 needs no worker"
+    assert following.config == alone.job().config
+    assert _truth(shared.journal) == _truth(alone.journal)
+    assert [summarise(tiny_spec, driver.journal).trials[3].attempts for driver in (shared, alone)] == [0, 1]
+    ended, trained = (driver.trial(3).user_attrs for driver in (shared, alone))
+    assert shared.trial(3).state is TrialState.PRUNED
+    assert shared.trial(3).intermediate_values == {1: 0.5, 3: 0.1}
+    assert ended["stopped"] == trained["stopped"] == "stage 1 step 3"
+    assert ended[STOPPED_IN_STAGE1] is trained[STOPPED_IN_STAGE1] is True
+    assert (ended["cost"], trained["cost"]) == ({"stage1": 0.0}, {"stage1": 3.0})
+    assert STAGE1_COST not in ended and REUSED not in ended, "it has no finished stage 1"
+    assert [found.rung for found in read_reports(shared.store, 3)] == [Rung(1, 1), Rung(1, 3)]
+    assert {found.reused_from for found in read_reports(shared.store, 3)} == {"shared/2"}
+    assert shared.log == ["trial 3 ends at stage 1 step 3 untrained: trial 2 was stopped there with the same stage 1"]
+
+
+def test_trials_that_wait_for_a_stage_1_end_when_it_is_stopped(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", storage=tmp_path, trials=5)
+    jobs = [driver.job() for _ in range(3)]
+    driver.journal.study.enqueue_trial(driver.trial(2).params)
+    jobs.append(driver.job())
+    assert [job.number for job in jobs] == [0, 1, 2, 4], "trial 3 waits"
+    for number, value in ((0, 0.8), (1, 0.7), (2, 0.1)):
+        driver.referee.observe(report(number, 1, 1, value))
+    assert not driver.referee.exhausted
+    assert driver.referee.next_job() is None
+    assert driver.trial(3).state is TrialState.PRUNED
+    assert driver.referee.exhausted
+    assert driver.referee.progress().keys() == {0, 1, 4}
+
+
+def test_a_stopped_stage_1_is_trained_again_once_that_rung_stops_no_more(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", trials=60, storage=tmp_path)
+    _finish(driver, 19)
+    assert _bad_trial(driver, (1, 1)) == [Decision.STOP]
+    _finish(driver, 1)
+    assert turned_off(driver.journal, tiny_spec.rung_list)
+    driver.journal.study.enqueue_trial(driver.trial(19).params)
+    assert driver.job().number == 21
+
+
+def test_a_stopped_stage_1_that_is_in_the_store_is_taken_from_there(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", storage=tmp_path)
+    stopped = _stop_one(driver)
+    StageStore(FolderStore(tmp_path)).publish(stopped.address, stored_stage())
+    job = driver.job()
+    assert (job.number, job.stage1_stored) == (3, True), "so that it is known what it costs"
+
+
+def test_a_stopped_stage_1_whose_log_lost_a_line_is_trained_again(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", storage=tmp_path)
+    _stop_one(driver)
+    log = driver.store.path("trials/0002/metrics.jsonl")
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[1:]))
+    assert driver.job().number == 3
+
+
+def test_killed_while_it_ends_a_trial_untrained_the_next_driver_ends_it_the_same(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    driver = Driver(tiny_spec, tmp_path / "run", storage=tmp_path, trials=4)
+    _stop_one(driver)
+    driver.referee.gate.close()
+    before = len((tmp_path / "run/journal.log").read_bytes())
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    assert driver.referee.next_job() is None
+    truth = _truth(driver.journal)
+    lines = (tmp_path / "run/journal.log").read_bytes()[before:].splitlines(keepends=True)
+    assert len(lines) > 8
+    for logged in ("run", "before"):  # its own log may be ahead of the journal
+        for kept in range(len(lines)):
+            shutil.rmtree(tmp_path / "run")
+            shutil.copytree(tmp_path / "before", tmp_path / "run")
+            if logged == "run":
+                for found in read_reports(driver.store, 2):
+                    driver.store.append_line("trials/0003/metrics.jsonl", replace(found, number=3).to_json())
+            with (tmp_path / "run/journal.log").open("ab") as journal:
+                journal.write(b"".join(lines[:kept]))
+            resumed = Driver(tiny_spec, tmp_path / "run", storage=tmp_path, trials=4)
+            while resumed.referee.next_job() is not None:  # the two that still run
+                pass
+            assert _truth(resumed.journal) == truth
+            assert resumed.trial(3).user_attrs[STOPPED_IN_STAGE1] is True

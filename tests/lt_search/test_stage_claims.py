@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from lt_search.stage_claims import RENEW_SECONDS, STALE_SECONDS, StageClaims, claimed_addresses
+from lt_search.stage_claims import RENEW_SECONDS, STALE_SECONDS, StageClaims, claimed_addresses, drop_abandoned_claims
+from lt_search.stage_store import ABANDONED_SECONDS
 from lt_search.store import FolderStore
 
 
@@ -116,3 +118,41 @@ def test_an_old_claim_keeps_nothing_in_use(storage: FolderStore) -> None:
     assert claimed_addresses(storage) == {"a"}
     os.utime(storage.path("stage1/a.claim"), (5, 5))
     assert claimed_addresses(storage) == set()
+
+
+def test_claims_of_nobody_alive_are_dropped_once_they_are_very_old(storage: FolderStore) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here = os.uname().nodename
+    holders = {
+        "0": {"host": here, "pid": ended.pid},
+        "1": {"host": "elsewhere", "pid": os.getpid()},
+        "2": {"host": here, "pid": os.getpid()},
+    }
+    claims = {digit: storage.path(f"stage1/{digit * 32}.claim") for digit in "0123"}
+    for digit, path in claims.items():
+        storage.write(f"stage1/{path.name}", json.dumps(holders[digit]) if digit in holders else "{")
+    mine = storage.path("stage1/mine.claim")
+    mine.write_text("of the user")
+    drop_abandoned_claims(storage)
+    assert all(path.exists() for path in claims.values()), "young as they are"
+    for path in (mine, *claims.values()):
+        past = time.time() - ABANDONED_SECONDS - 60
+        os.utime(path, (past, past))
+    drop_abandoned_claims(storage)
+    assert [digit for digit, path in claims.items() if path.exists()] == ["2"], "its holder is alive, however slow"
+    assert mine.exists()
+
+
+def test_a_claim_that_is_given_back_meanwhile_is_no_trouble(tmp_path: Path) -> None:
+    class Vanishing(FolderStore):
+        def list(self, folder: str, pattern: str = "*") -> list[str]:
+            found = super().list(folder, pattern)
+            for name in found:
+                self.path(name).unlink()
+            return found
+
+    storage = Vanishing(tmp_path)
+    storage.write(f"stage1/{'a' * 32}.claim", "{}")
+    drop_abandoned_claims(storage)
+    assert list(storage.path("stage1").iterdir()) == []

@@ -4,15 +4,21 @@ import errno
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from lt_search.address import content_hash
 from lt_search.messages import StepReport
 from lt_search.stage_store import MANIFEST, TENSORS, DamagedArtefactError, StageOne, StageStore, split_features
 from lt_search.store import FolderStore
+
+A, B, C, D, E, F = (digit * 32 for digit in "abcdef")
+"""Addresses."""
+
+LONG_AGO = 1e9
+"""In 2001."""
 
 
 def stage(value: float = 1.0, n: int = 4) -> StageOne:
@@ -39,10 +45,10 @@ def artefact(stages: StageStore, address: str, name: str) -> Path:
 
 
 def test_gives_back_what_was_published(stages: StageStore) -> None:
-    assert stages.load("a") is None
-    assert not stages.has("a")
-    stages.publish("a", stage())
-    found = stages.load("a")
+    assert stages.load(A) is None
+    assert not stages.has(A)
+    stages.publish(A, stage())
+    found = stages.load(A)
     assert found is not None
     assert torch.equal(found.state["model"]["weight"], torch.ones(4))
     assert found.state["lr"] == 0.1
@@ -54,12 +60,12 @@ def test_gives_back_what_was_published(stages: StageStore) -> None:
 
 
 def test_the_first_artefact_of_an_address_stays(stages: StageStore) -> None:
-    stages.publish("a", stage(1.0))
-    stages.publish("a", stage(2.0))
-    found = stages.load("a")
+    stages.publish(A, stage(1.0))
+    stages.publish(A, stage(2.0))
+    found = stages.load(A)
     assert found is not None
     assert found.state["model"]["weight"][0] == 1.0
-    assert [path.name for path in stages.storage.path("stage1").iterdir()] == ["a"], "nothing half written is left"
+    assert [path.name for path in stages.storage.path("stage1").iterdir()] == [A], "nothing half written is left"
 
 
 def test_of_two_that_publish_at_once_one_succeeds(stages: StageStore) -> None:
@@ -74,24 +80,24 @@ def test_of_two_that_publish_at_once_one_succeeds(stages: StageStore) -> None:
 @pytest.mark.parametrize("name", [TENSORS, MANIFEST])
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete"])
 def test_a_damaged_artefact_is_never_given_out_and_is_removed(stages: StageStore, name: str, harm: str) -> None:
-    stages.publish("a", stage())
-    path = artefact(stages, "a", name)
+    stages.publish(A, stage())
+    path = artefact(stages, A, name)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     if harm == "delete":
         path.unlink()
     else:
         path.write_bytes({"flip": bytes(content), "truncate": content[:-5], "empty": b""}[harm])
-    assert stages.damage("a") is not None
+    assert stages.damage(A) is not None
     with pytest.raises(DamagedArtefactError):
-        stages.load("a")
-    assert stages.load("a") is None, "trained again, it can be published again"
-    stages.publish("a", stage())
-    assert stages.damage("a") is None
+        stages.load(A)
+    assert stages.load(A) is None, "trained again, it can be published again"
+    stages.publish(A, stage())
+    assert stages.damage(A) is None
 
 
 def test_an_artefact_that_cannot_be_read_here_stays(stages: StageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages.publish("a", stage())
+    stages.publish(A, stage())
 
     def stale(*_: object) -> bytes:
         raise OSError(errno.ESTALE, "Stale file handle")
@@ -99,90 +105,120 @@ def test_an_artefact_that_cannot_be_read_here_stays(stages: StageStore, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(stages.storage, "read", stale)
         with pytest.raises(DamagedArtefactError, match="Stale file handle"):
-            stages.load("a")
+            stages.load(A)
         assert stages.prune(keep_bytes=1e9, in_use=set) == []
-    assert stages.load("a") is not None
+    assert stages.load(A) is not None
 
 
 def test_a_manifest_with_fields_of_another_version_is_damage(stages: StageStore) -> None:
-    stages.publish("a", stage())
-    path = artefact(stages, "a", MANIFEST)
+    stages.publish(A, stage())
+    path = artefact(stages, A, MANIFEST)
     manifest = json.loads(path.read_text())
     manifest.pop("manifest")
     manifest["history"][0]["unheard_of"] = 1
     digest = hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
     path.write_text(json.dumps({**manifest, "manifest": digest}))
     with pytest.raises(DamagedArtefactError, match="unheard_of"):
-        stages.load("a")
+        stages.load(A)
 
 
 def test_an_artefact_under_the_wrong_address_is_damaged(stages: StageStore) -> None:
-    stages.publish("a", stage())
-    artefact(stages, "a", "").rename(artefact(stages, "b", ""))
+    stages.publish(A, stage())
+    artefact(stages, A, "").rename(artefact(stages, B, ""))
     with pytest.raises(DamagedArtefactError, match="is not the file that was published"):
-        stages.load("b")
+        stages.load(B)
 
 
 def test_publishing_replaces_what_has_lost_its_manifest(stages: StageStore) -> None:
-    stages.publish("a", stage(1.0))
-    artefact(stages, "a", MANIFEST).unlink()
-    stages.publish("a", stage(2.0))
-    found = stages.load("a")
+    stages.publish(A, stage(1.0))
+    artefact(stages, A, MANIFEST).unlink()
+    stages.publish(A, stage(2.0))
+    found = stages.load(A)
     assert found is not None
     assert found.state["model"]["weight"][0] == 2.0
 
 
 def test_lists_what_is_there_the_one_used_last_first(stages: StageStore) -> None:
-    for age, address in enumerate("abc"):
+    for age, address in enumerate((A, B, C)):
         stages.publish(address, stage())
         os.utime(artefact(stages, address, MANIFEST), (1e9 - age, 1e9 - age))
-    stages.load("b")
+    stages.load(B)
     found = stages.stored()
-    assert [entry.address for entry in found] == ["b", "a", "c"]
+    assert [entry.address for entry in found] == [B, A, C]
     assert found[0].seconds == 5.0
     assert found[0].probe == 0.5
-    files = [artefact(stages, "b", name).stat().st_size for name in (TENSORS, MANIFEST)]
+    files = [artefact(stages, B, name).stat().st_size for name in (TENSORS, MANIFEST)]
     assert found[0].n_bytes == sum(files)
 
 
 def test_prune_removes_the_oldest_and_never_those_in_use(stages: StageStore) -> None:
-    for age, address in enumerate("abcd"):
+    for age, address in enumerate((A, B, C, D)):
         stages.publish(address, stage(n=1000))
         os.utime(artefact(stages, address, MANIFEST), (1e9 - age, 1e9 - age))
     size = stages.stored()[0].n_bytes
-    removed = stages.prune(keep_bytes=2.5 * size, in_use=lambda: {"d"})
-    assert [entry.address for entry in removed] == ["c", "b"]
-    assert sorted(stages.addresses()) == ["a", "d"]
-    assert stages.prune(keep_bytes=0, in_use=lambda: {"a", "d"}) == []
+    removed = stages.prune(keep_bytes=2.5 * size, in_use=lambda: {D})
+    assert [entry.address for entry in removed] == [C, B]
+    assert sorted(stages.addresses()) == [A, D]
+    assert stages.prune(keep_bytes=0, in_use=lambda: {A, D}) == []
 
 
 def test_prune_keeps_what_comes_into_use_while_it_removes(stages: StageStore) -> None:
-    for age, address in enumerate("abcd"):
+    for age, address in enumerate((A, B, C, D)):
         stages.publish(address, stage())
         os.utime(artefact(stages, address, MANIFEST), (1e9 - age, 1e9 - age))
-    for address in "ef":
+    for address in (E, F):
         stages.publish(address, stage())
         artefact(stages, address, MANIFEST).write_text("{}")
 
     def in_use() -> set[str]:
         there = set(stages.addresses())
-        return (there & {"e", "f"} if len(there) < 6 else set()) | (there if len(there) < 5 else set())
+        return (there & {E, F} if len(there) < 6 else set()) | (there if len(there) < 5 else set())
 
     removed = stages.prune(keep_bytes=0, in_use=in_use)
-    assert [entry.address for entry in removed] == ["d"]
-    assert len(set(stages.addresses()) & {"e", "f"}) == 1, "so do damaged ones, which may be trained again"
+    assert [entry.address for entry in removed] == [D]
+    assert len(set(stages.addresses()) & {E, F}) == 1, "so do damaged ones, which may be trained again"
 
 
 def test_prune_removes_damaged_artefacts_and_old_half_written_ones(stages: StageStore) -> None:
-    stages.publish("a", stage())
-    stages.publish("b", stage())
-    artefact(stages, "a", MANIFEST).write_text(json.dumps({"manifest": "?"}))
-    for name in ("old", "new"):
-        (stages.storage.path("stage1") / f".{name}.part").mkdir()
-    past = time.time() - 3 * 24 * 3600
-    os.utime(stages.storage.path("stage1/.old.part"), (past, past))
+    stages.publish(A, stage())
+    stages.publish(B, stage())
+    artefact(stages, A, MANIFEST).write_text(json.dumps({"manifest": "?"}))
+    for name in (f".{C}.old.part", f"..{C}.old.part.aside.part", f".{C}.new.part", ".mine.part"):
+        folder = stages.storage.path("stage1") / name
+        folder.mkdir()
+        if "new" not in name:
+            os.utime(folder, (LONG_AGO, LONG_AGO))
     stages.prune(keep_bytes=1e9, in_use=set)
-    assert sorted(path.name for path in stages.storage.path("stage1").iterdir()) == [".new.part", "b"]
+    left = sorted(path.name for path in stages.storage.path("stage1").iterdir())
+    assert left == [f".{C}.new.part", ".mine.part", B], "a hidden folder of the user's stays, too"
+
+
+def test_prune_goes_on_where_a_half_written_folder_vanishes(stages: StageStore) -> None:
+    class Vanishing(FolderStore):
+        def list(self, folder: str, pattern: str = "*") -> list[str]:
+            found = super().list(folder, pattern)
+            for name in found if pattern == ".*.part" else ():
+                self.path(name).rmdir()
+            return found
+
+    vanishing = StageStore(Vanishing(stages.storage.root))
+    for address in (A, B):
+        vanishing.publish(address, stage())
+    half_written = stages.storage.path(f"stage1/.{C}.0.part")
+    half_written.mkdir()
+    removed = vanishing.prune(keep_bytes=0, in_use=lambda: {A})
+    assert not half_written.exists()
+    assert [entry.address for entry in removed] == [B]
+
+
+def test_folders_that_bear_no_address_are_not_artefacts(stages: StageStore) -> None:
+    stages.publish(content_hash("an address"), stage())
+    (address,) = stages.addresses()
+    for name in ("my-notes", address[:-1], f"{address}0", address.upper(), f"{address}.claim"):
+        (stages.storage.path("stage1") / name).mkdir()
+    assert stages.addresses() == [address]
+    stages.prune(keep_bytes=0, in_use=set)
+    assert len(list(stages.storage.path("stage1").iterdir())) == 5
 
 
 def test_features_that_are_too_large_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

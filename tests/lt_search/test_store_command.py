@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lt_search.stage_store import MANIFEST, TENSORS, StageStore
 from lt_search.store import FolderStore
 from lt_search.store_command import StagesInUse
 from tests.lt_search.test_referee import Driver
-from tests.lt_search.test_stage_store import stage
+from tests.lt_search.test_stage_store import LONG_AGO, A, B, stage
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def _run(stages: StageStore, *words: object) -> int:
 
 
 def test_lists_what_is_there(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
-    stages.publish("0123456789abcdef", replace(stage(), trained_by="run/7@0f3a"))
+    stages.publish("0123456789abcdef" * 2, replace(stage(), trained_by="run/7@0f3a"))
     assert _run(stages, "list") == 0
     shown = capsys.readouterr().out
     for word in ("0123456789ab", "run/7", "tiny", "mAP 0.5000", "5s", "1 stage 1s"):
@@ -38,12 +39,12 @@ def test_lists_what_is_there(stages: StageStore, capsys: pytest.CaptureFixture[s
 
 
 def test_verify_names_what_is_damaged(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
-    for address in ("a", "b"):
+    for address in (A, B):
         stages.publish(address, stage())
     assert _run(stages, "verify") == 0
-    stages.storage.path(f"stage1/b/{TENSORS}").write_bytes(b"x")
+    stages.storage.path(f"stage1/{B}/{TENSORS}").write_bytes(b"x")
     assert _run(stages, "verify") == 1
-    assert f"b: {TENSORS} is not the file that was published" in capsys.readouterr().out
+    assert f"{B}: {TENSORS} is not the file that was published" in capsys.readouterr().out
 
 
 def test_prune_keeps_what_a_running_search_uses(
@@ -54,7 +55,7 @@ def test_prune_keeps_what_a_running_search_uses(
     driver.journal.study.set_user_attr(TRIALS, 1)
     used = driver.job().address
     driver.referee.gate.close()
-    for address in (used, "unused"):
+    for address in (used, A):
         stages.publish(address, stage())
     os.utime(stages.storage.path(f"stage1/{used}/{MANIFEST}"), (1, 1))
     with sole_driver(store.root):
@@ -83,7 +84,7 @@ def test_what_a_running_search_begins_to_use_is_seen(stages: StageStore, tiny_sp
 def test_nothing_is_removed_where_it_is_not_known_what_a_running_search_uses(
     stages: StageStore, tiny_spec: RunSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages.publish("a", stage())
+    stages.publish(A, stage())
     store = new_run(stages.storage, "run", tiny_spec, {})
     with sole_driver(store.root):
         store.write(JOURNAL, "damaged\n{}\n")
@@ -91,9 +92,58 @@ def test_nothing_is_removed_where_it_is_not_known_what_a_running_search_uses(
     shown = capsys.readouterr().out
     assert "line 1 is damaged" in shown
     assert "which stage 1s it uses cannot be read" in shown
-    assert stages.addresses() == ["a"]
+    assert stages.addresses() == [A]
     _run(stages, "prune", "--keep-gb", 0)
     assert stages.addresses() == [], "of a run that is not driven, none is in use"
+
+
+def test_prune_drops_the_claims_that_nobody_renews(stages: StageStore) -> None:
+    StageClaims(stages.storage, "somebody").take(A)
+    alive, forgotten = (stages.storage.path(f"stage1/{address}.claim") for address in (A, B))
+    forgotten.write_text("{}")
+    os.utime(forgotten, (LONG_AGO, LONG_AGO))
+    assert _run(stages, "prune", "--keep-gb", 0) == 0
+    assert [path.name for path in stages.storage.path("stage1").iterdir()] == [alive.name]
+
+
+def test_a_run_that_is_removed_while_it_is_looked_at_uses_nothing(
+    stages: StageStore, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_run(stages.storage, "run", tiny_spec, {})
+    driver = Driver(tiny_spec, store.root)
+    driver.journal.set(driver.job().number, ADDRESS, A)
+    exists = FolderStore.exists
+
+    def remove_after(folder: FolderStore, name: str) -> bool:
+        there = exists(folder, name)
+        if name == JOURNAL:
+            shutil.rmtree(folder.root)
+        return there
+
+    with sole_driver(store.root):
+        in_use = StagesInUse(stages.storage)
+        assert in_use() == {A}
+        monkeypatch.setattr(FolderStore, "exists", remove_after)
+        assert in_use() == set()
+    assert not store.root.exists()
+
+
+def test_what_users_keep_beside_the_stage_1s_is_none_of_ours(
+    stages: StageStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.publish(A, stage())
+    for name in ("my-notes", "backup", B.upper(), f"{B}-copy"):
+        (stages.storage.path("stage1") / name).mkdir()
+        stages.storage.write(f"stage1/{name}/notes.txt", "mine")
+    before = sorted(stages.storage.path("stage1").rglob("*"))
+    assert _run(stages, "list") == 0
+    assert _run(stages, "verify") == 0
+    assert _run(stages, "prune", "--keep-gb", 1) == 0
+    assert sorted(stages.storage.path("stage1").rglob("*")) == before
+    shown = capsys.readouterr().out
+    assert "1 of 1 stage 1s are sound" in shown
+    assert "removed 0 stage 1s" in shown
+    assert "cannot be read" not in shown
 
 
 def test_what_is_being_trained_is_in_use(stages: StageStore) -> None:
