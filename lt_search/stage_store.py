@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lt_search.messages import StepReport
+from trainers.feature_cache import KEPT_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +33,6 @@ ADDRESS = re.compile(r"[0-9a-f]{32}")
 
 FORMAT = 1
 """Raised when the layout of an artefact changes; others are not read."""
-
-SHARED_FEATURE_BYTES = 256 * 2**20
-"""Features of one split are stored up to this size; larger ones are computed again by each trial that needs them."""
 
 
 class DamagedArtefactError(Exception):
@@ -251,9 +249,7 @@ def is_address(name: str) -> bool:
 def split_features(features: Iterator[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
     """The features of splits that are at hand and small enough to be stored."""
     return {
-        split: tensor.float()
-        for split, tensor in features
-        if tensor is not None and tensor.numel() * 4 <= SHARED_FEATURE_BYTES
+        split: tensor.float() for split, tensor in features if tensor is not None and tensor.numel() * 4 <= KEPT_BYTES
     }
 
 

@@ -222,6 +222,6 @@ def test_folders_that_bear_no_address_are_not_artefacts(stages: StageStore) -> N
 
 
 def test_features_that_are_too_large_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lt_search.stage_store.SHARED_FEATURE_BYTES", 40)
+    monkeypatch.setattr("lt_search.stage_store.KEPT_BYTES", 40)
     given = {"train": torch.zeros(11), "val": torch.zeros(10), "none": None}
     assert list(split_features(iter(given.items()))) == ["val"]
