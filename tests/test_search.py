@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lt_search.cli import main
 from lt_search.cluster import ray_cluster
-from lt_search.journal import Journal
+from lt_search.journal import Journal, NoTrialsYetError
 from lt_search.referee import ADDRESS, REUSED
 from lt_search.sampler import STAGE1_COST
 from lt_search.stage_store import StageStore
@@ -77,6 +77,12 @@ class Searches:
 
     def trials(self, name: str) -> list[FrozenTrial]:
         return Journal.reader(self.storage / name / "journal.log").started()
+
+    def has_trials(self, name: str) -> bool:
+        try:
+            return (self.storage / name / "journal.log").exists() and bool(self.trials(name))
+        except NoTrialsYetError:
+            return False
 
     def truth(self, name: str) -> list[dict[str, Any]]:
         """All that must not depend on when, where and how often a search was interrupted."""
@@ -235,7 +241,7 @@ def test_a_run_with_nothing_to_do_waits_for_the_other_runs_stage_1(searches: Sea
     trained_before: list[bool] = []
 
     def give_back() -> None:
-        _wait(lambda: (searches.storage / "b/journal.log").exists() and bool(searches.trials("b")))
+        _wait(lambda: searches.has_trials("b"))
         time.sleep(3)  # longer than training the first trial takes
         trained_before.append((searches.storage / "b/trials/0000/metrics.jsonl").exists())
         storage.remove(claim)

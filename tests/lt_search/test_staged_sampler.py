@@ -132,6 +132,7 @@ def test_minimising_is_maximising_the_negative() -> None:
     assert a == b
 
 
+@pytest.mark.filterwarnings("ignore:no trial has any stage-1 parameter")
 @pytest.mark.parametrize("stage1", [(), ("lr", "loss", "margin", "power", "epochs", "alpha", "head", "scale"), ("x",)])
 def test_with_one_stage_it_is_plain_tpe(stage1: tuple[str, ...]) -> None:
     assert _search(20, lambda: StagedSampler(stage1, seed=5)) == _search(20, lambda: ReseededSampler(5))

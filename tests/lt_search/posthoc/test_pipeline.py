@@ -60,7 +60,7 @@ def test_an_ensemble_of_several_labels_is_the_mean_probability() -> None:
     logits, labels = models()
     learned = learn(Settings(ensemble="mean", members=3), logits, labels, Task.MULTI_LABEL)
     found = combined(logits, learned, Task.MULTI_LABEL)
-    np.testing.assert_allclose(expit(found), expit(logits[:3].numpy()).mean(0), rtol=1e-9)
+    np.testing.assert_allclose(expit(found.numpy()), expit(logits[:3].numpy()).mean(0), rtol=1e-9)
 
 
 def test_an_ensemble_of_one_label_is_the_mean_softmax() -> None:
