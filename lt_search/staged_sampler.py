@@ -75,8 +75,10 @@ class StagedSampler(BaseSampler):
         trials = study.get_trials(deepcopy=False)
         for other in trials:
             space.update(other.distributions)
-        if self._stage1.isdisjoint(space) and any(other.state == TrialState.COMPLETE for other in trials):
-            self._warn_of_no_stage1()
+        complete = any(other.state == TrialState.COMPLETE for other in trials)
+        if complete and self._stage1 and self._stage1.isdisjoint(space):
+            names = ", ".join(sorted(self._stage1))
+            warnings.warn(f"no trial has any stage-1 parameter ({names}): this is plain TPE", stacklevel=2)
         space = {name: space[name] for name in sorted(space) if not space[name].single()}
         return space if self._has_both_stages(space) else self._plain.infer_relative_search_space(study, trial)
 
@@ -107,11 +109,6 @@ class StagedSampler(BaseSampler):
     ) -> Any:
         """Draws a parameter that was never seen, or whose range has changed."""
         return self._plain.sample_independent(study, trial, param_name, param_distribution)
-
-    def _warn_of_no_stage1(self) -> None:
-        if self._stage1:
-            names = ", ".join(sorted(self._stage1))
-            warnings.warn(f"no trial has any stage-1 parameter ({names}): this is plain TPE", stacklevel=4)
 
     def _has_both_stages(self, space: Mapping[str, BaseDistribution]) -> bool:
         return 0 < sum(name in self._stage1 for name in space) < len(space)
