@@ -74,7 +74,8 @@ class Searches:
 
     def evaluate(self, exported: Path) -> str:
         """Scores an exported model in a process of its own, which knows nothing but the files."""
-        command = [Path(sys.executable).with_name("lt-search"), "evaluate", str(exported)]
+        code = "from lt_search.cli import entry_point; entry_point()"  # finds the tests' trainer, as no script does
+        command = [sys.executable, "-c", code, "evaluate", str(exported)]
         ended = subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True, check=False, timeout=120)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
