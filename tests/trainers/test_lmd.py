@@ -80,16 +80,16 @@ def test_the_logged_loss_is_the_weighted_sum_of_all_terms_against_the_teacher_on
 @pytest.mark.parametrize(
     ("settings", "seen"),
     [
-        ({"ce_view": "paper", "consistency_start": 0.75}, {"weak"}),
-        ({"ce_view": "released", "consistency_start": 0.75}, {"strong"}),
-        ({"ce_view": "released", "use_mrc": False}, {"strong"}),
-        ({"ce_view": "paper", "consistency_start": 0.0}, {"strong", "weak"}),
-        ({"ce_view": "released", "consistency_start": 0.0}, {"strong", "weak"}),
+        ({"ce_view": "paper", "consistency_start": 0.75}, ["weak"]),
+        ({"ce_view": "released", "consistency_start": 0.75}, ["strong"]),
+        ({"ce_view": "released", "use_mrc": False}, ["strong"]),
+        ({"ce_view": "paper", "consistency_start": 0.0}, ["strong", "weak"]),
+        ({"ce_view": "released", "consistency_start": 0.0}, ["strong", "weak"]),
     ],
     ids=str,
 )
 def test_only_views_that_a_loss_needs_are_made(
-    settings: dict[str, Any], seen: set[str], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: set[str] = set()
     for name, view in (("strong", strong_view), ("weak", weak_view)):
@@ -100,7 +100,7 @@ def test_only_views_that_a_loss_needs_are_made(
 
         monkeypatch.setattr(f"trainers.lmd.{name}_view", recorded)
     lmd(settings).stage1_step(0)
-    assert made == seen
+    assert sorted(made) == seen
 
 
 def test_paper_defaults_start_consistency_at_epoch_21_of_100() -> None:
