@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from optuna.trial import TrialState
 from lt_search.address import compute_kind, stage1_address
 from lt_search.durations import show_duration
 from lt_search.errors import UserError
-from lt_search.referee import read_reports
+from lt_search.referee import journal_records, read_reports
 from lt_search.run_folder import open_run, run_names
 from lt_search.rungs import Rung
 from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, propose
@@ -24,7 +25,7 @@ from lt_search.values import flatten
 from trainers.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from optuna.trial import FrozenTrial
 
@@ -55,6 +56,30 @@ class StageCosts:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What a run that was begun has so far."""
+
+    target: int | None = None
+    """Trials that it is to have; None where it was not begun."""
+    trials: Sequence[FrozenTrial] = ()
+    """Those that were ever handed out."""
+    off: Collection[Rung] = ()
+    """Rungs that stop nothing any more."""
+
+    @property
+    def ended(self) -> list[FrozenTrial]:
+        """The trials that will not be trained on."""
+        return [trial for trial in self.trials if trial.state.is_finished()]
+
+    def peers(self, rungs: Iterable[Rung]) -> Counter[Rung]:
+        """How many ended trials, or stage 1s of theirs, each rung has a value of."""
+        return Counter(record.rung for record in journal_records(self.ended, rungs))
+
+
+NOTHING = Begun()
+
+
+@dataclass(frozen=True)
 class Expected:
     """What a search is expected to train."""
 
@@ -68,21 +93,28 @@ class Expected:
     """Steps trained in each stage, in all."""
 
 
-def going_on(trials: int, eta: int) -> int:
-    """Trials expected to pass a rung that `trials` come to.
+def going_on(trials: int, eta: int, peers: int = 0) -> int:
+    """Trials expected to pass a rung that `trials` come to, where `peers` have been before.
 
-    The first `eta` of them are never stopped there, since the rung has too few peers to decide; the one standard error
-    of grace lets more through than this.
+    The first `eta` at a rung are never stopped there, since it has too few peers to decide; the one standard error of
+    grace lets more through than this.
     """
-    return min(trials, max(eta, round(trials / eta)))
+    return min(trials, max(eta - peers, round(trials / eta)))
 
 
-def expect(spec: RunSpec, trials: int, stage1s: int) -> Expected:
+def expect(spec: RunSpec, trials: int, stage1s: int, begun: Begun = NOTHING) -> Expected:
     """What a search of `trials` trials on `stage1s` different stage 1s is expected to train.
 
     A stage 1 that is stopped takes one trial with it; all other trials come to stage 2.
+
+    Args:
+        spec: the run.
+        trials: trials to train.
+        stage1s: different stage 1s to train.
+        begun: what was there before.
     """
     rungs = set(spec.rung_list)
+    peers = begun.peers(spec.rung_list)
     arrivals: dict[Rung, int] = {}
     steps, ends = {1: 0, 2: 0}, {1: 0, 2: 0}
     there = stage1s
@@ -94,7 +126,8 @@ def expect(spec: RunSpec, trials: int, stage1s: int) -> Expected:
             ends[stage] = there  # a stage 1 is stored before a rung at its last step decides
             if Rung(stage, step) in rungs:
                 arrivals[Rung(stage, step)] = there
-                there = going_on(there, spec.eta) if spec.prune else there
+                prunes = spec.prune and Rung(stage, step) not in begun.off
+                there = going_on(there, spec.eta, peers[Rung(stage, step)]) if prunes else there
     return Expected(stage1s, ends[1], arrivals, steps)
 
 
@@ -105,7 +138,7 @@ def expected_stage1s(
     sampler: optuna.samplers.BaseSampler,
     stored: Callable[[str], bool],
     compute: str = "cpu:1",
-    earlier: Sequence[FrozenTrial] = (),
+    begun: Begun = NOTHING,
 ) -> int:
     """How many stage 1s a search begins to train: the sampler's own choices, given these costs and random values.
 
@@ -118,15 +151,15 @@ def expected_stage1s(
         sampler: the run's.
         stored: whether the stage 1 of an address is in the store already.
         compute: on what trials are to be computed, see `lt_search.address.compute_kind`.
-        earlier: the trials of a run that was begun: those that ended are learned from, the others are trained first.
+        begun: what was there before: trials that ended are learned from, the others are trained first.
     """
     if not spec.reuse:
         return trials
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler, direction="maximize")
-    study.add_trials(trial for trial in earlier if trial.state.is_finished())
-    interrupted = [trial.params for trial in earlier if not trial.state.is_finished()]
-    for values in interrupted if earlier else [spec.first_values()]:
+    study.add_trials(begun.ended)
+    interrupted = [trial.params for trial in begun.trials if not trial.state.is_finished()]
+    for values in interrupted if begun.trials else [spec.first_values()]:
         study.enqueue_trial(values)
     addresses = set()
     for number in range(min(trials, SIMULATED_TRIALS)):
@@ -257,16 +290,23 @@ def _work(expected: Expected, trials: int, costs: StageCosts) -> dict[int, float
     return {**work, 2: work[2] + trials * TURNAROUND}
 
 
-def _trial_lines(trials: int, concurrent: int, ended: int | None) -> list[str]:
-    if ended is None:
+def _trial_lines(trials: int, concurrent: int, begun: Begun) -> list[str]:
+    if not begun.trials:
         return [
             f"  trials      {trials}, {concurrent} at a time; the first one has the defaults, which are the paper's",
             "              but for what the budget fixes",
         ]
+    ended = len(begun.ended)
     return [
         f"  trials      {trials} to go, {concurrent} at a time; {ended} of {trials + ended} have ended, and those that",
         "              were interrupted count in full",
     ]
+
+
+def _who_goes_on(spec: RunSpec, rung: Rung, begun: Begun) -> str:
+    if not spec.prune:
+        return "all go on (--no-prune)"
+    return "all go on: its probe foretells too little here" if rung in begun.off else f"the best 1/{spec.eta} go on"
 
 
 def render_plan(
@@ -278,7 +318,7 @@ def render_plan(
     concurrent: int,
     keep_gb: float,
     device: str,
-    ended: int | None = None,
+    begun: Begun = NOTHING,
 ) -> str:
     """The plan as text: trials, stage-1 trainings, rungs, device-hours, time and disk.
 
@@ -290,20 +330,20 @@ def render_plan(
         concurrent: trials at a time.
         keep_gb: disk for models of finished trials.
         device: what a trial is trained on, such as `CPU core`.
-        ended: trials of this run that ended already; None where none was begun.
+        begun: what was there before.
     """
     s1, s2 = spec.stage_lengths
     reuse = "each is trained once and shared" if spec.reuse else "--no-reuse: one a trial"
     lines = [
         f"plan for {spec.options['space']} on {spec.data.name} (no search is started)",
-        *_trial_lines(trials, concurrent, ended),
+        *_trial_lines(trials, concurrent, begun),
         f"  searched    {', '.join(spec.search) or 'nothing'}",
         f"  stages      {s1} steps of stage 1, {s2} of stage 2",
         f"  stage 1     about {expected.stage1s} stage-1 trainings for {trials} trials ({reuse})",
     ]
     for rung, count in expected.arrivals.items():
         what = "stage 1s" if rung.stage == 1 else "trials"
-        lines.append(f"  rung        {rung}: about {count} {what} come, the best 1/{spec.eta} go on")
+        lines.append(f"  rung        {rung}: about {count} {what} come, {_who_goes_on(spec, rung, begun)}")
     steps = expected.steps
     images = steps[1] * (spec.config["stage1"]["images_per_epoch"] or spec.data.training_images)
     lines.append(f"  training    about {steps[1]} stage-1 steps ({images:,} images) and {steps[2]} stage-2 steps")

@@ -33,9 +33,9 @@ from lt_search.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
 from lt_search.metrics import METRICS, counted_classes
-from lt_search.plan import expect, expected_stage1s, measure, render_plan
+from lt_search.plan import NOTHING, Begun, expect, expected_stage1s, measure, render_plan
 from lt_search.provenance import provenance
-from lt_search.referee import STORAGE_ERRORS, TRIALS
+from lt_search.referee import STORAGE_ERRORS, TRIALS, turned_off
 from lt_search.reporting import REPORT, write_report
 from lt_search.resolve import resolve_spec
 from lt_search.resources import resolve_resources
@@ -50,7 +50,6 @@ from lt_search.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial
 
     from lt_search.data.table import Dataset, Part
 
@@ -161,10 +160,10 @@ def _show_plan(
     say: Callable[[str], None],
 ) -> None:
     """Says what a new run would take, or what is left of the one in `store`."""
-    kept, earlier = (None, []) if store is None else _begun(store)
-    ended = sum(trial.state.is_finished() for trial in earlier)
+    begun = NOTHING if store is None else _begun(store, spec)
+    ended = len(begun.ended)
     # A run whose target was lowered still ends the trials that it had begun.
-    trials = max(target_of(spec, how.trials, kept), len(earlier)) - ended
+    trials = max(target_of(spec, how.trials, begun.target), len(begun.trials)) - ended
     if not trials:
         say(f"nothing is left to plan: all {ended} trials have ended; plan more with --trials {2 * ended}")
         return
@@ -178,9 +177,9 @@ def _show_plan(
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)
     kind = compute_kind("cuda" if gpu else "cpu", how.cpus_per_trial)
     stages = StageStore(storage if store is None else shared_storage(store))
-    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), stages.has, kind, earlier)
+    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), stages.has, kind, begun)
     device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
-    expected = expect(spec, trials, stage1s)
+    expected = expect(spec, trials, stage1s, begun)
     say(
         render_plan(
             spec,
@@ -190,18 +189,18 @@ def _show_plan(
             concurrent=concurrent,
             keep_gb=how.keep_gb,
             device=device,
-            ended=ended if earlier else None,
+            begun=begun,
         )
     )
 
 
-def _begun(store: FolderStore) -> tuple[int | None, list[FrozenTrial]]:
-    """The target of a run and its trials that were ever handed out, as far as it has any."""
+def _begun(store: FolderStore, spec: RunSpec) -> Begun:
+    """What a run has so far, if anything."""
     try:
         journal = Journal.reader(store.path(JOURNAL))
     except NoTrialsYetError:
-        return None, []
-    return journal.study.user_attrs.get(TRIALS), journal.started()
+        return NOTHING
+    return Begun(journal.study.user_attrs.get(TRIALS), journal.started(), turned_off(journal, spec.rung_list).keys())
 
 
 def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:

@@ -14,7 +14,9 @@ from lt_search.address import stage1_address
 from lt_search.data.registry import load_dataset
 from lt_search.messages import RunInputs, StepReport
 from lt_search.plan import (
+    NOTHING,
     TURNAROUND,
+    Begun,
     Expected,
     StageCosts,
     earlier_seconds,
@@ -25,6 +27,7 @@ from lt_search.plan import (
     measure,
     render_plan,
 )
+from lt_search.referee import rung_attribute
 from lt_search.run_folder import new_run
 from lt_search.rungs import Rung
 from lt_search.sampler import ReseededSampler, propose
@@ -93,7 +96,12 @@ def test_a_run_that_was_begun_goes_on_with_its_own_trials(tiny_spec: RunSpec) ->
     def plan(earlier: list[FrozenTrial], trials: int) -> set[str]:
         asked.clear()
         expected_stage1s(
-            tiny_spec, trials, COSTS, ReseededSampler(0, "random"), lambda a: bool(asked.append(a)), earlier=earlier
+            tiny_spec,
+            trials,
+            COSTS,
+            ReseededSampler(0, "random"),
+            lambda a: bool(asked.append(a)),
+            begun=Begun(trials=earlier),
         )
         return set(asked)
 
@@ -201,14 +209,46 @@ def test_the_plan_says_what_it_takes(tiny_spec: RunSpec) -> None:
     assert "1.0 MiB a checkpoint" in shown
 
 
-def _shown(spec: RunSpec, expected: Expected, ended: int | None = None) -> str:
-    return render_plan(spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core", ended=ended)
+def _shown(spec: RunSpec, expected: Expected, begun: Begun = NOTHING) -> str:
+    return render_plan(spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core", begun=begun)
+
+
+def _ended(number: int, rungs: list[Rung], state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    """A trial of its own stage 1 that has a value at some rungs."""
+    entries = {
+        rung_attribute(rung): {"key": str(number), "value": 0.5, "standard_error": 0.0, "counts": True}
+        for rung in rungs
+    }
+    return optuna.trial.create_trial(
+        state=state, value=0.5 if state == TrialState.COMPLETE else None, user_attrs=entries
+    )
 
 
 def test_the_plan_of_a_run_that_was_begun_says_what_is_left(tiny_spec: RunSpec) -> None:
-    shown = _shown(tiny_spec, expect(tiny_spec, 16, 4), ended=5)
+    begun = Begun(21, [_ended(number, []) for number in range(5)])
+    shown = _shown(tiny_spec, expect(tiny_spec, 16, 4), begun)
     assert "16 to go, 2 at a time; 5 of 21 have ended" in shown
     assert "the first one has the defaults" not in shown
+
+
+def test_the_trials_of_a_run_that_was_begun_are_peers_at_its_rungs(tiny_spec: RunSpec) -> None:
+    spec = tiny_spec.model_copy(update={"eta": 3})
+    ended = [_ended(0, [Rung(1, 1), Rung(1, 3)]), _ended(1, [Rung(1, 1)])]
+    running = _ended(2, [Rung(1, 1)], TrialState.RUNNING)  # it comes there in what is left
+    assert expect(spec, 4, 4).arrivals == {Rung(1, 1): 4, Rung(1, 3): 3, Rung(2, 1): 3}
+    assert expect(spec, 4, 4, Begun(6, [*ended, running])).arrivals == {Rung(1, 1): 4, Rung(1, 3): 1, Rung(2, 1): 1}
+
+
+def test_a_rung_that_was_turned_off_stops_nothing_in_the_plan(tiny_spec: RunSpec) -> None:
+    begun = Begun(21, [_ended(0, [])], off={Rung(1, 1)})
+    expected = expect(tiny_spec, 16, 16, begun)
+    assert expected.arrivals == {Rung(1, 1): 16, Rung(1, 3): 16, Rung(2, 1): 8}
+    shown = _shown(tiny_spec, expected, begun)
+    assert "stage 1 step 1: about 16 stage 1s come, all go on" in shown
+    assert "stage 1 step 3: about 16 stage 1s come, the best 1/2 go on" in shown
+    assert "about 16 stage 1s come, all go on (--no-prune)" in _shown(
+        tiny_spec.model_copy(update={"prune": False}), expected
+    )
 
 
 @pytest.mark.parametrize(("rungs", "finished"), [([1, 3], 4), ([4], 16)])
