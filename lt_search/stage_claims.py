@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +65,25 @@ class StageClaims:
         holder = _holder(self._storage, name)
         if holder is not None and holder.get("run") != self._own["run"] and not self._gone(name, holder):
             return False
-        if holder is not None:
-            self._storage.remove(name)
+        if holder is not None and not self._take_away(name, holder):
+            return False
         if not self._storage.create(name, json.dumps(self._own)):
             return False
         self._held.add(address)
         return True
+
+    def _take_away(self, name: str, holder: dict[str, Any]) -> bool:
+        """Removes a void claim; False if another run was faster, whose fresh claim may be there now."""
+        aside = _aside(name)
+        try:
+            self._storage.rename(name, aside)
+        except FileNotFoundError:
+            return False
+        found = _holder(self._storage, aside)
+        self._storage.remove(aside)
+        if found != holder:
+            self._storage.create(name, json.dumps(found))
+        return found == holder
 
     def release(self, address: str) -> None:
         """Gives a claim back; nothing happens if it is not held."""
@@ -149,6 +163,12 @@ def _lives_here(holder: dict[str, Any] | None) -> bool:
 
 def _name(address: str) -> str:
     return f"{FOLDER}/{address}{SUFFIX}"
+
+
+def _aside(name: str) -> str:
+    """A hidden name beside a claim, as the store's own, so that `StageStore.prune` removes it after a kill."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/.{file}.{uuid.uuid4().hex}.part"
 
 
 def _alive(pid: object) -> bool:

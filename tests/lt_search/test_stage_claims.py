@@ -79,6 +79,23 @@ def test_a_claim_that_cannot_be_read_is_void_once_it_is_not_renewed(storage: Fol
     assert claims.take("a")
 
 
+def test_of_two_runs_that_find_a_void_claim_at_once_one_takes_it(storage: FolderStore) -> None:
+    class Late(FolderStore):
+        """Another run takes the void claim over between a look at it and its removal."""
+
+        def rename(self, name: str, new_name: str) -> None:
+            faster.take("a")
+            super().rename(name, new_name)
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    _claim(storage, host=os.uname().nodename, pid=ended.pid)
+    faster = StageClaims(storage, "faster")
+    assert not StageClaims(Late(storage.root), "slower").take("a")
+    assert json.loads(storage.read("stage1/a.claim"))["run"] == "faster"
+    assert [path.name for path in storage.path("stage1").iterdir()] == ["a.claim"]
+
+
 def test_claims_are_renewed_now_and_then(storage: FolderStore) -> None:
     clock = Clock()
     claims = StageClaims(storage, "one", clock)
