@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,10 @@ FORMAT = 1
 
 class DamagedArtefactError(Exception):
     """An artefact that is there and is not what was published."""
+
+
+class OtherFormatError(DamagedArtefactError):
+    """An artefact of another version of lt-search, which may be sound."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,11 @@ class StageStore:
         self.storage = storage
 
     def has(self, address: str) -> bool:
-        """Whether there is an artefact of that address; not whether it is sound."""
-        return self.storage.exists(f"{_name(address)}/{MANIFEST}")
+        """Whether there is an artefact of that address, as far as can be seen; not whether it is sound."""
+        try:
+            return self.storage.exists(f"{_name(address)}/{MANIFEST}")
+        except OSError:
+            return False
 
     def publish(self, address: str, stage: StageOne) -> None:
         """Adds an artefact; nothing happens if it is there already. Raises `OSError` where it cannot be written."""
@@ -111,28 +119,25 @@ class StageStore:
 
         from trainers.state import unpack
 
-        if not self.storage.exists(_name(address)):
-            return None
         try:
-            manifest = self._manifest(address)
-            content = self.storage.read(f"{_name(address)}/{TENSORS}")
-            if _digest(content) != manifest["tensors"]:
-                raise DamagedArtefactError(f"{TENSORS} is not the file that was published")
-            # Clones: the last bits of a product depend on how its factors lie in memory, and a file's lie anyhow.
-            tensors = {name: tensor.clone() for name, tensor in load(content).items()}
-            state = unpack(tensors, manifest["state"])
-            stage = StageOne(
-                state=state["stage1"],
-                features=state["features"],
-                history=tuple(StepReport.from_dict(report) for report in manifest["history"]),
-                metric=manifest["metric"],
-                trained_by=manifest["trained_by"],
-                trainer=manifest["trainer"],
-            )
-        except (FileNotFoundError, DamagedArtefactError, ValueError, KeyError, TypeError) as error:
+            if not self.storage.exists(_name(address)):
+                return None
+            with _any_error_is_damage():
+                manifest, content = self._files(address)
+                # Clones: the last bits of a product depend on how its factors lie in memory, and a file's lie anyhow.
+                tensors = {name: tensor.clone() for name, tensor in load(content).items()}
+                state = unpack(tensors, manifest["state"])
+                stage = StageOne(
+                    state=state["stage1"],
+                    features=state["features"],
+                    history=_history(manifest),
+                    metric=manifest["metric"],
+                    trained_by=manifest["trained_by"],
+                    trainer=manifest["trainer"],
+                )
+        except DamagedArtefactError:
             self.discard(address)
-            reason = "a file of it is gone" if isinstance(error, FileNotFoundError) else str(error)
-            raise DamagedArtefactError(reason) from error
+            raise
         except OSError as error:  # it may be sound, and the fault one of this node: it stays
             raise DamagedArtefactError(f"it cannot be read: {error}") from error
         self._touch(address)
@@ -150,19 +155,18 @@ class StageStore:
 
     def addresses(self) -> list[str]:
         """The addresses of all artefacts, sound or not."""
-        folders = [path for path in map(self.storage.path, self.storage.list(FOLDER)) if path.is_dir()]
-        return [path.name for path in folders if is_address(path.name)]
+        paths = map(self.storage.path, self.storage.list(FOLDER))
+        return [path.name for path in paths if is_address(path.name) and path.is_dir() and not path.is_symlink()]
 
     def damage(self, address: str) -> str | None:
         """What is wrong with an artefact; None if it is sound. Changes nothing."""
         try:
-            manifest = self._manifest(address)
-            sound = _digest(self.storage.read(f"{_name(address)}/{TENSORS}")) == manifest["tensors"]
+            self._files(address)
         except DamagedArtefactError as error:
             return str(error)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
-        return None if sound else f"{TENSORS} is not the file that was published"
+        return None
 
     def discard(self, address: str) -> None:
         """Removes an artefact, where that is allowed."""
@@ -172,11 +176,11 @@ class StageStore:
     def prune(self, keep_bytes: float, in_use: Callable[[], Collection[str]]) -> list[StoredStage]:
         """Removes the artefacts that were used least lately, until the rest fits; returns those removed.
 
-        Damaged ones and what killed processes left half written go first.
+        Damaged ones and what killed processes left half written go first; to find them, all are read.
 
         Args:
             keep_bytes: what may stay.
-            in_use: the addresses that stay, and count; asked before each removal, since runs go on meanwhile.
+            in_use: the addresses that stay, and count; asked about each, since runs go on meanwhile.
         """
         for name in self.storage.list(FOLDER, ".*.part"):
             path = self.storage.path(name)
@@ -184,50 +188,95 @@ class StageStore:
                 if _is_part(path.name) and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                     self.storage.remove(name)
         for address in self.addresses():
-            try:
-                self._manifest(address)
-            except (DamagedArtefactError, FileNotFoundError):
-                if address not in in_use():
-                    self.discard(address)
-            except OSError:
-                continue  # what cannot be read now may be sound
+            if self._is_damaged(address):
+                self._take_away(address, in_use)
         stages = self.stored()
         total = sum(stage.n_bytes for stage in stages)
         removed = []
         for stage in reversed(stages):
             if total <= keep_bytes:
                 break
-            if stage.address not in in_use():
-                self.discard(stage.address)
+            if self._take_away(stage.address, in_use):
                 total -= stage.n_bytes
                 removed.append(stage)
         return removed
+
+    def _is_damaged(self, address: str) -> bool:
+        """Whether an artefact serves nobody; what cannot be read now, or was made by another version, may be sound."""
+        try:
+            self._files(address)
+        except DamagedArtefactError as error:
+            return not isinstance(error, OtherFormatError)
+        except OSError:
+            return False
+        return False
+
+    def _take_away(self, address: str, in_use: Callable[[], Collection[str]]) -> bool:
+        """Removes an artefact unless it is in use; returns whether it is gone.
+
+        A trial may be let in to it at any moment: so it is put aside, where none is let in, before that is asked again.
+        """
+        if address in in_use():
+            return False
+        aside = f"{FOLDER}/.{address}.{uuid.uuid4().hex}.part"
+        try:
+            self.storage.rename(_name(address), aside)
+        except OSError:
+            return False
+        try:
+            wanted = address in in_use()
+        except BaseException:  # whoever is in use cannot be read: it goes back, too
+            self.storage.rename(aside, _name(address))
+            raise
+        if wanted:
+            with contextlib.suppress(OSError):  # trained again and published meanwhile
+                self.storage.rename(aside, _name(address))
+                return False
+        self.storage.remove(aside)
+        return True
+
+    def _files(self, address: str) -> tuple[dict[str, Any], bytes]:
+        """The manifest and the tensors' file, both as they were published.
+
+        Raises:
+            DamagedArtefactError: if they are not.
+            OSError: if they cannot be read.
+        """
+        with _any_error_is_damage():
+            manifest = self._manifest(address)
+            content = self.storage.read(f"{_name(address)}/{TENSORS}")
+        if _digest(content) != manifest["tensors"]:
+            raise DamagedArtefactError(f"{TENSORS} is not the file that was published")
+        return manifest, content
 
     def _manifest(self, address: str) -> dict[str, Any]:
         try:
             manifest: dict[str, Any] = json.loads(self.storage.read(f"{_name(address)}/{MANIFEST}"))
             whole = manifest.pop("manifest") == _digest(_canonical(manifest))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            fits = manifest["address"] == address
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DamagedArtefactError(f"{MANIFEST} cannot be read") from error
-        if not whole or manifest["address"] != address:
+        if not whole or not fits:
             raise DamagedArtefactError(f"{MANIFEST} is not the file that was published")
-        if manifest["format"] != FORMAT:
-            raise DamagedArtefactError(f"it has format {manifest['format']}, and {FORMAT} is read here")
+        if manifest.get("format") != FORMAT:
+            raise OtherFormatError(f"it has format {manifest.get('format')}, and {FORMAT} is read here")
         return manifest
 
     def _describe(self, address: str) -> StoredStage:
-        manifest = self._manifest(address)
         files = [self.storage.path(f"{_name(address)}/{name}") for name in (TENSORS, MANIFEST)]
-        return StoredStage(
-            address=address,
-            n_bytes=sum(path.stat().st_size for path in files),
-            seconds=sum(report["seconds"] for report in manifest["history"]),
-            trainer=manifest["trainer"],
-            trained_by=manifest["trained_by"],
-            probe=manifest["history"][-1]["value"] if manifest["history"] else None,
-            metric=manifest["metric"],
-            last_used=files[1].stat().st_mtime,
-        )
+        with _any_error_is_damage():
+            manifest = self._manifest(address)
+            history = _history(manifest)
+            return StoredStage(
+                address=address,
+                n_bytes=sum(path.stat().st_size for path in files),
+                seconds=sum(report.seconds for report in history),
+                trainer=str(manifest["trainer"]),
+                trained_by=str(manifest["trained_by"]),
+                probe=None if not history or history[-1].value is None else float(history[-1].value),
+                metric=str(manifest["metric"]),
+                last_used=files[1].stat().st_mtime,
+            )
 
     def _touch(self, address: str) -> None:
         """Notes a use, for `prune`. A storage that may only be read does without."""
@@ -239,6 +288,23 @@ class StageStore:
 
 ABANDONED_SECONDS = 24 * 3600.0
 """What is still half written, or claimed and not renewed, after this time belongs to a process that was killed."""
+
+
+@contextlib.contextmanager
+def _any_error_is_damage() -> Iterator[None]:
+    """Reading what somebody else may have written can fail in any way; only that of a file system is no damage."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedArtefactError("a file of it is gone") from error
+    except (OSError, MemoryError, DamagedArtefactError):
+        raise
+    except Exception as error:
+        raise DamagedArtefactError(f"its content makes no sense: {type(error).__name__}: {error}") from error
+
+
+def _history(manifest: Mapping[str, Any]) -> tuple[StepReport, ...]:
+    return tuple(StepReport.from_dict(report) for report in manifest["history"])
 
 
 def is_address(name: str) -> bool:

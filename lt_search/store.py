@@ -85,6 +85,10 @@ class FolderStore:
             shutil.rmtree(partial, ignore_errors=True)
         return True
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Gives a file, or a folder, another name; raises `OSError` if it is not there, or a folder of that name is."""
+        self.path(name).rename(self.path(new_name))
+
     def append_line(self, name: str, line: str) -> None:
         """Adds one line to a text file that only one process writes; a line that was cut off there stays alone."""
         target = self.path(name)

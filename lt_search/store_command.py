@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from lt_search.checkpoints import shown_trainer
 from lt_search.durations import show_duration
@@ -42,7 +43,8 @@ def list_stages(storage: FolderStore, console: Console) -> ExitCode:
         cost, age = show_duration(stage.seconds), show_duration(max(0.0, now - stage.last_used))
         address = stage.address[:SHOWN_DIGITS]
         trained_by = shown_trainer(stage.trained_by)
-        table.add_row(address, stage.trainer, trained_by, probe, cost, _size(stage.n_bytes), f"{age} ago")
+        cells = (address, stage.trainer, trained_by, probe, cost, _size(stage.n_bytes), f"{age} ago")
+        table.add_row(*map(Text, cells))  # names may look like markup
     console.print(table)
     _say(console, f"{len(found)} stage 1s, {_size(sum(stage.n_bytes for stage in found))}")
     damaged = len(stages.addresses()) - len(found)

@@ -4,12 +4,16 @@ import errno
 import hashlib
 import json
 import os
+import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lt_search.address import content_hash
+from lt_search.errors import Problem, UserError
 from lt_search.messages import StepReport
 from lt_search.stage_store import MANIFEST, TENSORS, DamagedArtefactError, StageOne, StageStore, split_features
 from lt_search.store import FolderStore
@@ -110,14 +114,78 @@ def test_an_artefact_that_cannot_be_read_here_stays(stages: StageStore, monkeypa
     assert stages.load(A) is not None
 
 
-def test_a_manifest_with_fields_of_another_version_is_damage(stages: StageStore) -> None:
-    stages.publish(A, stage())
-    path = artefact(stages, A, MANIFEST)
+def edit_manifest(stages: StageStore, address: str, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a manifest and seals it again, as somebody who means harm, or another version, may."""
+    path = artefact(stages, address, MANIFEST)
     manifest = json.loads(path.read_text())
     manifest.pop("manifest")
-    manifest["history"][0]["unheard_of"] = 1
+    edit(manifest)
     digest = hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
     path.write_text(json.dumps({**manifest, "manifest": digest}))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda manifest: manifest.pop("address"),
+        lambda manifest: manifest.pop("history"),
+        lambda manifest: manifest.update(history=7),
+        lambda manifest: manifest.update(history=["text"]),
+        lambda manifest: manifest["history"][0].update(seconds="long"),
+        lambda manifest: manifest["history"][-1].update(value={}),
+        lambda manifest: manifest.pop("trainer"),
+    ],
+    ids=["address", "history", "number", "text", "seconds", "value", "trainer"],
+)
+def test_a_manifest_that_makes_no_sense_harms_no_other_artefact(
+    stages: StageStore, edit: Callable[[dict[str, Any]], object]
+) -> None:
+    for address in (A, B):
+        stages.publish(address, stage())
+    edit_manifest(stages, A, edit)
+    assert [entry.address for entry in stages.stored()] == [B]
+    assert [entry.address for entry in stages.prune(keep_bytes=0, in_use=set)] == [B]
+
+
+def test_a_manifest_that_is_nested_too_deep_is_damage(stages: StageStore) -> None:
+    stages.publish(A, stage())
+    artefact(stages, A, MANIFEST).write_text("[" * 100_000)
+    assert stages.stored() == []
+    assert stages.damage(A) is not None
+    with pytest.raises(DamagedArtefactError):
+        stages.load(A)
+
+
+def test_tensors_that_cannot_be_read_are_damage(stages: StageStore) -> None:
+    stages.publish(A, stage())
+    content = struct.pack("<Q", 2**62) + b"{}"
+    artefact(stages, A, TENSORS).write_bytes(content)
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    edit_manifest(stages, A, lambda manifest: manifest.update(tensors=digest))
+    with pytest.raises(DamagedArtefactError):
+        stages.load(A)
+    assert not stages.has(A)
+
+
+def test_what_cannot_even_be_looked_for_is_not_there_or_damaged(
+    stages: StageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.publish(A, stage())
+
+    def stale(*_: object) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.storage, "exists", stale)
+        assert not stages.has(A)
+        with pytest.raises(DamagedArtefactError, match="Stale file handle"):
+            stages.load(A)
+    assert stages.load(A) is not None
+
+
+def test_a_manifest_with_fields_of_another_version_is_damage(stages: StageStore) -> None:
+    stages.publish(A, stage())
+    edit_manifest(stages, A, lambda manifest: manifest["history"][0].update(unheard_of=1))
     with pytest.raises(DamagedArtefactError, match="unheard_of"):
         stages.load(A)
 
@@ -191,6 +259,69 @@ def test_prune_removes_damaged_artefacts_and_old_half_written_ones(stages: Stage
     stages.prune(keep_bytes=1e9, in_use=set)
     left = sorted(path.name for path in stages.storage.path("stage1").iterdir())
     assert left == [f".{C}.new.part", ".mine.part", B], "a hidden folder of the user's stays, too"
+
+
+@pytest.mark.parametrize("harm", ["flip", "delete"])
+def test_prune_removes_what_has_lost_its_tensors(stages: StageStore, harm: str) -> None:
+    for address in (A, B):
+        stages.publish(address, stage())
+        path = artefact(stages, address, TENSORS)
+        content = path.read_bytes()
+        path.unlink()
+        if harm == "flip":
+            path.write_bytes(content[:-1] + b"x")
+    assert stages.prune(keep_bytes=1e9, in_use=lambda: {B}) == []
+    assert stages.addresses() == [B], "a run that uses it finds out by itself"
+
+
+def test_prune_leaves_artefacts_of_another_version_alone(stages: StageStore) -> None:
+    stages.publish(A, stage())
+    edit_manifest(stages, A, lambda manifest: manifest.update(format=2))
+    assert stages.prune(keep_bytes=0, in_use=set) == []
+    assert stages.addresses() == [A]
+    assert "format 2" in (stages.damage(A) or "")
+
+
+def test_prune_puts_back_what_a_trial_was_let_in_to_at_the_last_moment(stages: StageStore) -> None:
+    for age, address in enumerate((A, B)):
+        stages.publish(address, stage())
+        os.utime(artefact(stages, address, MANIFEST), (1e9 - age, 1e9 - age))
+    asked: list[int] = []
+
+    def in_use() -> set[str]:
+        asked.append(len(asked))
+        return {B} if len(asked) > 1 else set()
+
+    assert [entry.address for entry in stages.prune(keep_bytes=0, in_use=in_use)] == [A]
+    assert stages.load(B) is not None
+
+
+def test_prune_puts_back_what_it_may_not_know_to_be_unused(stages: StageStore) -> None:
+    stages.publish(A, stage())
+    answers = iter([set[str]()])
+
+    def in_use() -> set[str]:
+        try:
+            return next(answers)
+        except StopIteration as error:
+            raise UserError(Problem("journal.log", "is damaged")) from error
+
+    with pytest.raises(UserError):
+        stages.prune(keep_bytes=0, in_use=in_use)
+    assert stages.load(A) is not None
+
+
+def test_a_link_that_looks_like_an_artefact_is_left_alone(stages: StageStore, tmp_path: Path) -> None:
+    stages.publish(B, stage())
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = stages.storage.path(f"stage1/{A}")
+    link.symlink_to(outside)
+    os.utime(outside, (LONG_AGO, LONG_AGO))
+    for _ in range(2):
+        stages.prune(keep_bytes=0, in_use=set)
+    assert link.is_symlink()
+    assert outside.is_dir()
 
 
 def test_prune_goes_on_where_a_half_written_folder_vanishes(stages: StageStore) -> None:

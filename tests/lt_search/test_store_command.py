@@ -38,6 +38,14 @@ def test_lists_what_is_there(stages: StageStore, capsys: pytest.CaptureFixture[s
     assert "@" not in shown, "the id of a run is not for people"
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    stages: StageStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.publish(A, replace(stage(), trainer="[/x]"))
+    assert _run(stages, "list") == 0
+    assert "[/x]" in capsys.readouterr().out
+
+
 def test_verify_names_what_is_damaged(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
     for address in (A, B):
         stages.publish(address, stage())
