@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -12,10 +11,8 @@ from typing import Any
 from lt_search.parameters import active_names
 from lt_search.spec import RunSpec, extra_key, parse_config, trainer_type
 from lt_search.stage_store import FORMAT
+from lt_search.trainer_source import source_digest
 from lt_search.values import flatten
-
-OUR_TRAINERS = "trainers"
-"""The package whose trainers' `code_version` is raised with every change that moves results."""
 
 
 def content_hash(*parts: Any) -> str:
@@ -38,11 +35,14 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any], compute: str = "cpu
     flat = {**base, **values}
     active = set(active_names(spec.parameters, flat))
     flat |= {name: base[name] for name in spec.search if name not in active}
-    stage1 = {name: value for name, value in flat.items() if name.startswith("stage1.")}
-    needed = parse_config(trainer.config_type, flat).resources()
+    config = parse_config(trainer.config_type, flat)
+    # As the trainer sees them: 1 and 1.0 are one learning rate, and a file of weights is what it holds, wherever it is.
+    stage1 = config.stage1.model_dump(mode="json")
+    for resource in config.resources():
+        stage1[resource.field.removeprefix("stage1.")] = spec.resources.get(resource.key, resource.source)
     return content_hash(
         {
-            "trainer": [trainer.name, f"{trainer.__module__}.{trainer.__qualname__}", _source(trainer)],
+            "trainer": [trainer.name, f"{trainer.__module__}.{trainer.__qualname__}", source_digest(trainer)],
             "code_version": trainer.code_version,
             "torch": version("torch"),
             "compute": compute,
@@ -54,7 +54,6 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any], compute: str = "cpu
             "pixels": [spec.data.pixels.get("train"), spec.data.pixels.get("val")],
             "image_size": spec.data.image_size,
             "seed": spec.seed,
-            "resources": {resource.key: spec.resources.get(resource.key) for resource in needed},
             **_extra_data(spec),
         }
     )
@@ -72,16 +71,6 @@ def _extra_data(spec: RunSpec) -> dict[str, Any]:
 def compute_kind(device: str, threads: int) -> str:
     """What decides the last bits of a result: the kind of device and, on a CPU, the number of threads."""
     return f"{device}:{threads}" if device == "cpu" else device
-
-
-def _source(trainer: type[object]) -> str | None:
-    """A digest of the file that defines a trainer of the user's own, who may forget to raise its `code_version`."""
-    if trainer.__module__.partition(".")[0] == OUR_TRAINERS:
-        return None
-    try:
-        return content_hash(inspect.getsource(inspect.getmodule(trainer) or trainer))
-    except (OSError, TypeError):
-        return None  # typed into an interpreter: there is no file
 
 
 def hash_tensors(tensors: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lt_search.rungs import Rung
+from lt_search.spec import trainer_type
+from lt_search.trainer_source import source_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,8 @@ class TrialJob:
     """The full trainer config, nested."""
     address: str = ""
     """Of its stage 1, see `lt_search.address`; empty where stage 1 is not shared."""
+    compute: str = ""
+    """What that address says it is computed on, see `lt_search.address.compute_kind`."""
     stage1_stored: bool = False
     """Whether the driver saw that stage 1 in the stage store."""
 
@@ -56,6 +60,8 @@ class RunInputs:
     """Absolute path of the run, for checkpoints."""
     stage_storage: str | None = None
     """Absolute path of the storage whose stage 1s the run shares; None: each trial trains its own."""
+    source: str | None = None
+    """The trainer's code that addresses are made with, see `lt_search.trainer_source`."""
 
     @classmethod
     def of(
@@ -83,6 +89,7 @@ class RunInputs:
             resources=weights,
             run_folder=str(run_folder),
             stage_storage=None if stage_storage is None else str(stage_storage),
+            source=source_digest(trainer_type(spec.trainer)),
         )
 
 

@@ -119,6 +119,8 @@ class Referee:
         self._log_line = log
         self._warned: set[str] = set()
         """Addresses of stage 1s that were found damaged, until they are there again."""
+        self._alone: set[int] = set()
+        """Trials that train a stage 1 of their own, and share it with none."""
         self.gate = StageGate(stage_storage, str(store.root))
         self._waiting = [trial.number for trial in journal.unfinished()]
         """Trials that were proposed and are not being trained: by number, the first to be handed out first."""
@@ -174,10 +176,14 @@ class Referee:
         live = self.journal.live_trial(number)
         drawn = propose(live, self.spec.parameters, flatten(self.spec.config))
         attributes = self.journal.trial(number).user_attrs
+        today = self._address(drawn)
         if ADDRESS not in attributes:
-            self.journal.set(number, ADDRESS, self._address(drawn))
+            self.journal.set(number, ADDRESS, today)
         address = self.journal.trial(number).user_attrs[ADDRESS]
-        shared = self.gate.shares and address != INVALID
+        # A run may go on with other threads or code than it proposed a trial with: no stage 1 of that address then.
+        shared = self.gate.shares and address == today != INVALID
+        if not shared:
+            self._alone.add(number)
         end = Rung(1, self.spec.stage_lengths[0])
         needs_stage1 = self._last_logged(number) < end or not checkpoint_files(self._store, number)
         stopped = self._until_stopped(number, address) if shared else []
@@ -200,7 +206,7 @@ class Referee:
         stored = shared and (REUSED in attributes or self.gate.stored(address))
         if stored and attempt == 1:
             self._handed_out[number] = time.monotonic()
-        return TrialJob(number, attempt, config, address if shared else "", stored)
+        return TrialJob(number, attempt, config, address if shared else "", self._compute, stored)
 
     def _until_stopped(self, number: int, address: str) -> list[StepReport]:
         """What a trial would report until it is stopped, where its stage 1 was stopped before its end; else nothing.
@@ -285,11 +291,12 @@ class Referee:
         """Tells the gate what becomes of a stage 1, and the journal what a finished one cost."""
         number = report.number
         if report.rung < Rung(1, self.spec.stage_lengths[0]):
-            if report.reused_from is None:
+            if report.reused_from is None and number not in self._alone:
                 self.gate.training(number, trial.user_attrs[ADDRESS])
             return
         self.gate.finished(number)
-        if report.rung == Rung(1, self.spec.stage_lengths[0]) and report.reused_from is None:
+        is_end = report.rung == Rung(1, self.spec.stage_lengths[0])
+        if is_end and report.reused_from is None and report.warning is None:
             self._warned.discard(trial.user_attrs[ADDRESS])
         if STAGE1_COST not in trial.user_attrs and report.stage1_seconds is None:
             self.journal.set(number, STAGE1_COST, self._cost(number).get("stage1", 0.0))

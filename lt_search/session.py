@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from lt_search.address import compute_kind
 from lt_search.bootstrap import ScoreErrors, score_errors
 from lt_search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, trainer_of
 from lt_search.class_groups import class_groups
@@ -27,6 +28,7 @@ from lt_search.rungs import Rung
 from lt_search.spec import parse_config, trainer_type
 from lt_search.stage_store import DamagedArtefactError, StageOne, StageStore, split_features
 from lt_search.store import FolderStore
+from lt_search.trainer_source import source_digest
 from trainers.base import Task, TrainerInputs
 
 if TYPE_CHECKING:
@@ -59,6 +61,11 @@ class LoadedInputs:
     def val_images(self) -> Images:
         """(N, channels, S, S) uint8, memory-mapped."""
         return open_images(self.inputs.val, self.inputs.image_size, cache_dir=self.cache_folder)
+
+    @property
+    def has_code_of_driver(self) -> bool:
+        """Whether this process has loaded the code of the trainer that the driver makes addresses with."""
+        return source_digest(trainer_type(self.inputs.trainer)) == self.inputs.source
 
     @cached_property
     def stages(self) -> StageStore | None:
@@ -133,11 +140,19 @@ class TrialSession:
         self._warning: str | None = None
         self._stage1: list[StepReport] = []
         """Reports of the stage-1 steps that are done, while stage 1 is trained."""
+        self._stages = loaded.stages if job.address else None
+        self._met_damage = False
+        if self._stages is not None and not loaded.has_code_of_driver:
+            self._stages = None
+            self._warning = (
+                f"the code of {loaded.inputs.trainer} has changed since the search began, and a worker that started "
+                "later has the new one: it shares no stage 1; end the search and begin another one"
+            )
         self.trainer = loaded.build_trainer(job.config)
         checkpoint = load_checkpoint(self.store, job.number)
         past_stage1 = checkpoint is not None and checkpoint.report.rung >= Rung(1, loaded.inputs.stage_lengths[0])
-        if loaded.stages is not None and job.address and not past_stage1:
-            self._take_over_stage1(loaded.stages)
+        if self._stages is not None and not past_stage1:
+            self._take_over_stage1(self._stages)
         if checkpoint is not None and self._known is None:
             self._known = checkpoint.report
             self._stage1 = [*checkpoint.history, checkpoint.report]
@@ -185,24 +200,31 @@ class TrialSession:
         address = self.job.address
         try:
             stored = stages.load(address)
-        except DamagedArtefactError as error:
-            self._warning = f"stage 1 {address} is damaged and is trained again: {error}"
-            return
-        if stored is None:
-            if self.job.stage1_stored:
+            if stored is not None:
+                self._known = replace(self._go_on_from(stored), seconds=time.monotonic() - started)
+            elif self.job.stage1_stored:
                 self._warning = f"stage 1 {address} is gone and is trained again"
-            return
+        except (MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever it holds, this trial can train its own
+            if not isinstance(error, DamagedArtefactError):
+                stages.discard(address)
+            self._met_damage = True
+            self._warning = f"stage 1 {address} is damaged and is trained again: {_in_one_line(error)}"
+            self.trainer = self.loaded.build_trainer(self.job.config)  # it may have taken over a part
+
+    def _go_on_from(self, stored: StageOne) -> StepReport:
+        """Puts the trainer at the end of a stored stage 1, and gives the report of it."""
+        *earlier, end = (self._as_own(report, stored) for report in stored.history)
+        length = self.loaded.inputs.stage_lengths[0]
+        if end.step != length:
+            raise ValueError(f"it ends at step {end.step} of {length}")
         self.trainer.load_state(stored.state)
         for split, features in stored.features.items():
             self.trainer.keep_features(self.loaded.splits[split], features)
-        self.stage, self.step = 1, self.loaded.inputs.stage_lengths[0]
-        *earlier, end = (self._as_own(report, stored) for report in stored.history)
-        self._known = replace(
-            end,
-            seconds=time.monotonic() - started,
-            stage1_seconds=stored.seconds,
-            history=[report for report in earlier if report.value is not None],
-        )
+        self.stage, self.step = 1, length
+        history = [report for report in earlier if report.value is not None]
+        return replace(end, stage1_seconds=stored.seconds, history=history)
 
     def _as_own(self, report: StepReport, stored: StageOne) -> StepReport:
         """A step of a stored stage 1 as this trial reports it: free of cost, judged by this run's objective.
@@ -224,8 +246,9 @@ class TrialSession:
 
     def _share_stage1(self) -> None:
         """Puts the finished stage 1 into the store; where that cannot be written, it stays this trial's own."""
-        stages, inputs = self.loaded.stages, self.loaded.inputs
-        if stages is None or not self.job.address:
+        stages, inputs = self._stages, self.loaded.inputs
+        kinds = {compute_kind(report.device, report.threads) for report in self._stage1}
+        if stages is None or kinds != {self.job.compute}:  # a part of it may be of an earlier process
             return
         kept = ((split, self.trainer.kept_features(images)) for split, images in self.loaded.splits.items())
         stage = StageOne(
@@ -238,8 +261,11 @@ class TrialSession:
         )
         try:
             stages.publish(self.job.address, stage)
+            damage = stages.damage(self.job.address) if self._met_damage else None
         except (OSError, SafetensorError) as error:
-            self._warning = f"stage 1 {self.job.address} could not be stored for other trials: {error}"
+            damage = str(error)
+        if damage is not None:
+            self._warning = f"stage 1 {self.job.address} could not be stored for other trials: {damage}"
 
     def _judged(self, stage: int, step: int) -> bool:
         """Whether a step stands at a rung or at the end of its stage."""
@@ -297,6 +323,12 @@ def _known(error: float) -> float | None:
     return error if math.isfinite(error) else None
 
 
+def _in_one_line(error: BaseException) -> str:
+    """The kind of an error, unless it is one of our own, and the first line of what it says."""
+    text = (str(error).splitlines() or [""])[0]
+    return text if isinstance(error, DamagedArtefactError) else f"{type(error).__name__}: {text}"
+
+
 def _plain(errors: ScoreErrors) -> dict[str, Any]:
     groups = {name: _known(error) for name, error in errors.groups.items()}
     return {"groups": groups, "per_class": [_known(error) for error in errors.per_class]}
@@ -306,5 +338,5 @@ def failed_report(job: TrialJob, stage: int, step: int, error: BaseException) ->
     """The report of a trial that raised: what it was in one line, then the last lines of the traceback."""
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()[-FAILURE_LINES:]
     reason = "out of memory on the device: " if isinstance(error, torch.cuda.OutOfMemoryError) else ""
-    summary = f"{reason}{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    summary = f"{reason}{_in_one_line(error)}"
     return StepReport(job.number, job.attempt, stage, step, failure="\n".join([summary, *lines]))

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from lt_search.address import compute_kind, hash_tensors, stage1_address
-from lt_search.spec import ExtraFacts, RunSpec, extra_key
+from lt_search.data.registry import load_dataset
+from lt_search.resolve import resolve_spec
+from lt_search.spec import ExtraFacts, RunSpec, SpecOptions, extra_key
 
 DRAWN: dict[str, Any] = {"stage1.lr": 0.3, "stage1.optimiser": "momentum", "stage1.momentum": 0.2, "stage2.bias": 0.1}
 
@@ -73,16 +75,25 @@ def test_extra_training_data_counts_with_its_pixels_and_order(tiny_spec: RunSpec
     assert address() == stage1_address(tiny_spec, DRAWN)
 
 
-def test_an_edited_trainer_of_the_users_own_has_other_stage_1s(
-    tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = stage1_address(tiny_spec, DRAWN)
-    monkeypatch.setattr("inspect.getsource", lambda thing: "edited")
-    assert stage1_address(tiny_spec, DRAWN) != before
-    monkeypatch.setattr("lt_search.address.OUR_TRAINERS", "tests")
-    ours = stage1_address(tiny_spec, DRAWN)
-    monkeypatch.setattr("inspect.getsource", lambda thing: "edited again")
-    assert stage1_address(tiny_spec, DRAWN) == ours, "code_version says when built-in trainers change"
+@pytest.mark.parametrize("name", ["lr", "seconds"])
+def test_a_number_counts_as_the_trainer_sees_it(tiny_spec: RunSpec, name: str) -> None:
+    whole, real = ({**DRAWN, f"stage1.{name}": value} for value in (1, 1.0))
+    assert stage1_address(tiny_spec, whole) == stage1_address(tiny_spec, real)
+
+
+def test_weights_count_by_what_they_hold_and_not_by_where_they_lie() -> None:
+    dataset = load_dataset("digits-ml:500")
+
+    def address(path: str, content: str) -> str:
+        found = resolve_spec(SpecOptions("ldrnet", budget="small"), dataset, gpu=False)
+        stage1 = {**found.config["stage1"], "backbone": "resnet50", "weights": path}
+        resources = {f"backbone:resnet50:{path}": content}
+        config = {**found.config, "stage1": stage1}
+        return stage1_address(found.model_copy(update={"config": config, "resources": resources}), {})
+
+    assert address("a.pt", "content") == address("/elsewhere/b.pt", "content")
+    assert address("a.pt", "content") != address("a.pt", "other content")
+    assert address("a.pt", "content") != address("none", "content")
 
 
 def test_another_version_of_torch_has_other_stage_1s(tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,9 @@ from tests.lt_search.test_stage_store import stage as stored_stage
 class Driver:
     """A referee over a folder, that can be killed and started again."""
 
-    def __init__(self, spec: RunSpec, folder: Path, trials: int = 20, storage: Path | None = None) -> None:
+    def __init__(
+        self, spec: RunSpec, folder: Path, trials: int = 20, storage: Path | None = None, compute: str = "cpu:1"
+    ) -> None:
         self.warnings: list[str] = []
         self.log: list[str] = []
         with sole_driver(folder):
@@ -54,6 +56,7 @@ class Driver:
             self.journal,
             self.store,
             stage_storage=None if storage is None else FolderStore(storage),
+            compute=compute,
             warn=self.warnings.append,
             log=self.log.append,
         )
@@ -596,6 +599,19 @@ def test_after_a_resume_one_trial_trains_a_stage_1_that_is_gone(tiny_spec: RunSp
     assert resumed.referee.next_job() is None, "the others wait"
 
 
+def test_a_trial_that_goes_on_with_other_threads_shares_no_stage_1(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    first = Driver(tiny_spec, tmp_path / "run", storage=tmp_path).job()
+    again = Driver(tiny_spec, tmp_path / "run", storage=tmp_path, compute="cpu:2")
+    job = again.job()
+    assert job.number == first.number
+    assert job.address == ""
+    assert job.config == first.config
+    again.referee.observe(report(job.number, 1, 1))
+    other = again.job()
+    assert other.address, "those that are proposed now share stage 1s of their own kind"
+    assert other.compute == "cpu:2"
+
+
 def test_a_resumed_run_knows_which_trials_wait(tiny_spec: RunSpec, tmp_path: Path) -> None:
     spec = _fixed_stage1(tiny_spec)
     driver = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
@@ -624,6 +640,18 @@ def test_each_damage_is_said_once(tiny_spec: RunSpec, tmp_path: Path) -> None:
         driver.referee.observe(report(together[0], 1, step))
     driver.referee.observe(report(driver.job().number, 1, 1, warning="stage 1 is damaged"))
     assert len(driver.warnings) == 2, "it was whole again in between"
+
+
+def test_a_damaged_stage_1_that_cannot_be_replaced_is_said_once(tiny_spec: RunSpec, tmp_path: Path) -> None:
+    driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=9, storage=tmp_path)
+    _train_stage1(driver, driver.job(), tmp_path)
+    for _ in range(2):
+        number = driver.job().number
+        driver.referee.observe(report(number, 1, 1, warning="stage 1 is damaged"))
+        for step in (2, 3):
+            driver.referee.observe(report(number, 1, step))
+        driver.referee.observe(report(number, 1, 4, warning="stage 1 could not be stored"))
+    assert driver.warnings == ["stage 1 is damaged"]
 
 
 def test_without_reuse_nobody_waits(tiny_spec: RunSpec, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from lt_search.address import compute_kind
 from lt_search.checkpoints import checkpoint_files, load_checkpoint
 from lt_search.data.decoded import open_images
 from lt_search.data.extra import add_extra_data
@@ -94,7 +95,11 @@ def _sharing_session(
     inputs: RunInputs, spec: RunSpec, number: int, *, stored: bool = False, **stage2: Any
 ) -> TrialSession:
     config = spec.resolve({f"stage2.{name}": value for name, value in stage2.items()})
-    return TrialSession(TrialJob(number, 1, config, "abc", stored), LoadedInputs(inputs, torch.device("cpu")))
+    return TrialSession(_sharing_job(number, config, stored), LoadedInputs(inputs, torch.device("cpu")))
+
+
+def _sharing_job(number: int, config: dict[str, Any], stored: bool = False) -> TrialJob:
+    return TrialJob(number, 1, config, "abc", compute_kind("cpu", torch.get_num_threads()), stored)
 
 
 def _stage1_reports(report: StepReport) -> list[StepReport]:
@@ -191,9 +196,82 @@ def test_a_stage_1_that_cannot_be_stored_stays_the_trials_own(
     assert [bool(r.warning) for r in reports] == [False] * 3 + [True] + [False] * 2
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"state": {"model": {}}},
+        {"features": {"no split": torch.zeros(1)}},
+        {"history": ()},
+        {"history": (StepReport(0, 1, 1, 2),)},
+    ],
+    ids=["state", "features", "no history", "other length"],
+)
+def test_a_stored_stage_1_that_fits_nothing_is_trained_again(
+    sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    first = _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    stages = StageStore(FolderStore(tmp_path))
+    stored = stages.load("abc")
+    assert stored is not None
+    stages.discard("abc")
+    stages.publish("abc", replace(stored, **changed))
+    second = _to_the_end(_sharing_session(sharing, tiny_spec, 1, stored=True))
+    assert [(r.rung, r.value) for r in second] == [(r.rung, r.value) for r in first]
+    assert len([r.warning for r in second if r.warning]) == 1
+    assert _sharing_session(sharing, tiny_spec, 2).advance().rung == Rung(1, 4), "it was mended"
+
+
+def test_a_damaged_stage_1_that_may_not_be_removed_is_said_to_serve_nobody(
+    sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    path = tmp_path / "stage1" / "abc" / "stage1.safetensors"
+    path.write_bytes(b"x")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(FolderStore, "remove", refuse)
+    reports = _to_the_end(_sharing_session(sharing, tiny_spec, 1, stored=True))
+    assert reports[-1].final
+    said = {report.rung: report.warning for report in reports if report.warning}
+    assert list(said) == [Rung(1, 1), Rung(1, 4)]
+    assert "could not be stored for other trials" in (said[Rung(1, 4)] or "")
+
+
+def test_a_stage_1_is_stored_only_if_all_of_it_was_computed_as_its_address_says(
+    sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    stages = StageStore(FolderStore(tmp_path))
+    threads = torch.get_num_threads()
+    killed = _sharing_session(sharing, tiny_spec, 0)
+    torch.set_num_threads(threads + 1)
+    try:
+        killed.advance()
+    finally:
+        torch.set_num_threads(threads)
+    assert _to_the_end(_sharing_session(sharing, tiny_spec, 0))[-1].final
+    assert not stages.has("abc")
+    _to_the_end(_sharing_session(sharing, tiny_spec, 1))
+    assert stages.has("abc")
+
+
+def test_a_worker_with_other_code_than_the_drivers_shares_no_stage_1(
+    sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    stages = StageStore(FolderStore(tmp_path))
+    edited = replace(sharing, source="what the file was when the driver read it")
+    reports = _to_the_end(_sharing_session(edited, tiny_spec, 0))
+    assert not stages.has("abc")
+    assert [bool(r.warning) for r in reports] == [True] + [False] * 5
+    _to_the_end(_sharing_session(sharing, tiny_spec, 1))
+    assert stages.has("abc")
+    assert len(_to_the_end(_sharing_session(edited, tiny_spec, 2))) == len(reports), "nor takes one"
+
+
 def test_what_diverged_is_not_shared(sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path) -> None:
     config = tiny_spec.resolve({"stage1.nan_above_lr": 0.1})
-    job = TrialJob(0, 1, config, "abc")
+    job = _sharing_job(0, config)
     assert _to_the_end(TrialSession(job, LoadedInputs(sharing, torch.device("cpu"))))[-1].failure
     assert StageStore(FolderStore(tmp_path)).addresses() == []
 
