@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 INTERRUPTED = 130
+
+STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
+"""Exit codes of a benchmark that was told to stop."""
 
 DATA = {"mhsma": "mhsma_sperm", "chula": "chula_rbc_cells"}
 """Data sets that users have in a folder, by the option that names it."""
@@ -93,7 +98,11 @@ BENCHMARKS = (
 
 
 def run(name: str, command: Sequence[str], results: Path) -> int:
-    """Runs a benchmark, or shows what it printed if this command has finished before; returns its exit code."""
+    """Runs a benchmark, or shows what it printed if this command has finished before; returns its exit code.
+
+    Raises:
+        KeyboardInterrupt: this process or the benchmark's was told to stop.
+    """
     title = f"$ python {' '.join(command)}\n"
     finished, unfinished = results / f"{name}.txt", results / f"{name}.part.txt"
     print(f"\n{title}", end="", flush=True)
@@ -117,12 +126,22 @@ def run(name: str, command: Sequence[str], results: Path) -> int:
                 file.write(line)
                 file.flush()
             code = process.wait()
-        except KeyboardInterrupt:
-            process.communicate()  # it was interrupted with us, and ends after the steps in hand
+        except KeyboardInterrupt as interruption:
+            print(f"interrupted; waiting for {name} to end after the steps in hand", flush=True)
+            if interruption.args == (signal.SIGTERM,):  # which was sent to this process alone, unlike Ctrl-C
+                process.send_signal(signal.SIGINT)
+            process.communicate()
             raise
+    if code in STOPPED:
+        raise KeyboardInterrupt
     if code == 0:
         unfinished.replace(finished)
     return code
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Makes a signal end what runs as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 def listing() -> str:
@@ -163,6 +182,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -34,8 +34,8 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
-from rich.console import Console
 
+from benchmarks.shared import whole_search
 from lt_search.cluster import ray_cluster
 from lt_search.data.registry import load_dataset
 from lt_search.drive import RunOptions
@@ -43,7 +43,6 @@ from lt_search.journal import Journal
 from lt_search.messages import StepReport
 from lt_search.referee import TRIALS, Referee, read_reports
 from lt_search.resolve import resolve_spec
-from lt_search.run import search
 from lt_search.rungs import Decision
 from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler, propose
 from lt_search.spec import RunSpec, SpecOptions
@@ -224,7 +223,7 @@ def instant_trials(folder: Path, trials: int) -> tuple[Throughput, float]:
     space = folder / "instant.yaml"
     space.write_text(INSTANT_SPACE)
     how = RunOptions(storage=str(folder), name="ours", trials=trials)
-    search(SpecOptions(str(space), "digits-ml:500"), how, Console(quiet=True))
+    whole_search(SpecOptions(str(space), "digits-ml:500"), how)
     run = FolderStore(folder / "ours")
     ended = Journal.reader(run.path("journal.log")).trials()
     ends = [trial.datetime_complete for trial in ended if trial.datetime_complete is not None]

@@ -26,18 +26,20 @@ value at equal time. The last table switches off one part of the harness at a ti
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
+from types import FrameType
 from typing import Any
 
 import optuna
@@ -45,14 +47,16 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+import benchmarks.shared
+from benchmarks.shared import whole_search
 from lt_search.cluster import ray_cluster
 from lt_search.data.decoded import CACHE_VARIABLE
 from lt_search.data.registry import load_dataset
 from lt_search.drive import RunOptions
+from lt_search.exit_codes import ExitCode
 from lt_search.journal import Journal
 from lt_search.parameters import Parameter
 from lt_search.resolve import resolve_spec
-from lt_search.run import search
 from lt_search.sampler import propose
 from lt_search.spec import RunSpec, SpecOptions
 from lt_search.store import FolderStore
@@ -103,6 +107,9 @@ PLAIN, PLAIN_FROM_PAPER = "Ray Tune", "Ray Tune from the paper's values"
 
 TIMED = 12
 """Configurations of ours whose stage 2 is timed in the baseline's code, spread evenly over the search."""
+
+OWN_SIGNALS = "TUNE_DISABLE_SIGINT_HANDLER"
+"""Without this, Ray Tune takes Ctrl-C as the end of the search, and returns as if time were up."""
 
 STAGED_SAMPLER = "no staged sampler (TPE)"
 """A part that only spaces of two searched stages have."""
@@ -221,7 +228,12 @@ def suggest_all(trial: optuna.Trial, parameters: dict[str, Parameter], fixed: di
 
 
 def plain_search(case: Case, seed: int, who: str = PLAIN) -> Outcome:
-    """The baseline: Ray Tune as its documentation shows it; `who` may be `PLAIN_FROM_PAPER`."""
+    """The baseline: Ray Tune as its documentation shows it; `who` may be `PLAIN_FROM_PAPER`.
+
+    Raises:
+        KeyboardInterrupt: at Ctrl-C and SIGTERM.
+        RuntimeError: a trial of it crashed, which would look like few configurations.
+    """
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
@@ -229,7 +241,8 @@ def plain_search(case: Case, seed: int, who: str = PLAIN) -> Outcome:
     spec = resolve_spec(case.spec_options(seed), load_dataset(case.data), gpu=False)
 
     space = partial(suggest_all, parameters=spec.parameters, fixed=flatten(spec.config))
-    with tempfile.TemporaryDirectory() as folder, _ray_defaults():
+    # Where it is interrupted, its trials still write to the folder.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _ray_defaults():
         events = str(Path(folder) / "events.jsonl")
         trainable = tune.with_parameters(plain_trial, spec=spec, data=case.data, events=events)
         first = [spec.first_values()] if who == PLAIN_FROM_PAPER else None
@@ -245,7 +258,10 @@ def plain_search(case: Case, seed: int, who: str = PLAIN) -> Outcome:
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         )
         started = time.time()
-        tuner.fit()
+        with _ended_by_signals():
+            errors = tuner.fit().errors
+        if errors:
+            raise RuntimeError(f"{len(errors)} trials of {who} on {case.name} crashed, the first one:\n{errors[0]}")
         lines = [json.loads(line) for line in Path(events).read_text().splitlines()]
     return _read_events(Outcome(case.name, seed, who, case.seconds, _cores()), lines, started)
 
@@ -271,12 +287,12 @@ def _read_events(outcome: Outcome, lines: list[dict[str, Any]], started: float) 
 
 
 def our_search(case: Case, seed: int, who: str = "ours") -> Outcome:
-    """This harness, or what is left of it: `who` may be one of `PARTS`."""
+    """This harness, or what is left of it: `who` may be one of `PARTS`. For the errors see `whole_search`."""
     spec_part, how_part = PARTS.get(who, ({}, {}))
     with tempfile.TemporaryDirectory() as folder:
         how = RunOptions(storage=folder, name="run", trials=100_000, time_budget=case.seconds, **how_part)
         started = time.time()
-        search(case.spec_options(seed, **spec_part), how, Console(quiet=True))
+        whole_search(case.spec_options(seed, **spec_part), how)
         trials = Journal.reader(Path(folder) / "run" / "journal.log").trials()
     ended = sorted(
         (trial.datetime_complete.timestamp() - started, trial.value, trial.number)
@@ -309,29 +325,44 @@ def _fresh_cache() -> Iterator[None]:
 
 @contextmanager
 def _ray_defaults() -> Iterator[None]:
-    """Takes back the settings of Ray Tune that our own searches make in this process."""
+    """Takes back the settings of Ray Tune that our own searches make in this process, but for who hears Ctrl-C."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("TUNE_")}
     for name in ours:
         del os.environ[name]
+    os.environ[OWN_SIGNALS] = "1"
     try:
         yield
     finally:
+        del os.environ[OWN_SIGNALS]
         os.environ.update(ours)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise `KeyboardInterrupt`, and once more at the end, should anything have swallowed it."""
+    heard = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _cores() -> int:
     return int(ray.cluster_resources()["CPU"])
 
 
-@cache
 def code_digest() -> str:
     """Of all code and spaces that decide an outcome."""
-    top = Path(__file__).parent.parent
-    files = sorted(
-        path for folder in ("lt_search", "trainers", "search_spaces") for path in (top / folder).rglob("*.*")
-    )
-    read = (path.read_bytes() for path in [*files, Path(__file__)] if path.suffix in {".py", ".yaml"})
-    return hashlib.blake2b(b"\0".join(read), digest_size=8).hexdigest()
+    return benchmarks.shared.code_digest(Path(__file__), Path(benchmarks.shared.__file__))
 
 
 class Results:
@@ -479,4 +510,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)

@@ -1,5 +1,8 @@
 """`python -m benchmarks`: what is kept of a benchmark, and when it runs again."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,11 +39,35 @@ def test_a_benchmark_that_failed_runs_again(tmp_path: Path) -> None:
     assert log.read_text() == "xx"
 
 
+@pytest.mark.parametrize("end", ["sys.exit(130)", "os.kill(os.getpid(), signal.SIGTERM)"])
+def test_nothing_goes_on_after_a_benchmark_that_was_told_to_stop(tmp_path: Path, end: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run("one", ["-c", f"import os, signal, sys; {end}"], tmp_path)
+    assert not (tmp_path / "one.txt").exists()
+
+
+def test_a_benchmark_is_stopped_by_a_signal_to_the_process_that_runs_it(tmp_path: Path) -> None:
+    child = "import time; print('begun', flush=True); time.sleep(300)"
+    parent = f"""
+import signal
+from pathlib import Path
+from benchmarks.__main__ import interrupt, run
+signal.signal(signal.SIGTERM, interrupt)
+run("one", ["-c", {child!r}], Path({str(tmp_path)!r}))
+"""
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert any(line == b"begun\n" for line in process.stdout)
+        process.terminate()
+        assert "waiting for one" in process.stdout.read().decode()
+    assert process.returncode == -signal.SIGINT
+
+
 def test_help_lists_every_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["benchmarks", "--help"])
     with pytest.raises(SystemExit):
         main()
     shown = capsys.readouterr().out
-    here = {path.stem for path in Path("benchmarks").glob("*.py")} - {"__init__", "__main__", "tables"}
+    here = {path.stem for path in Path("benchmarks").glob("*.py")} - {"__init__", "__main__", "shared", "tables"}
     assert here == {benchmark.name for benchmark in BENCHMARKS}
     assert all(f"benchmarks.{name}" in shown for name in here)

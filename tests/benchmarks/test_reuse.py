@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.tune import Tuner
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.reuse import (
@@ -17,10 +24,14 @@ from benchmarks.reuse import (
     compare,
     how_much_sooner,
     more_configurations,
+    our_search,
+    plain_search,
     plain_stage2s,
     share_of_bound,
 )
-from lt_search.spec import RunSpec
+from lt_search.drive import RunOptions
+from lt_search.exit_codes import ExitCode
+from lt_search.spec import RunSpec, SpecOptions
 from tests.lt_search.conftest import own_cache, tiny_csv, tiny_space, tiny_spec  # noqa: F401 (fixtures)
 
 CASE = CASES["lmd-stage2/off"]
@@ -61,6 +72,78 @@ def test_time_to_equal_quality_is_that_of_the_first_as_good_one() -> None:
     baseline = plain([(30, 0.5), (60, 0.6), (90, 0.55)])
     assert how_much_sooner(baseline, ours([(15, 0.59), (20, 0.6), (25, 0.7)])) == 3
     assert how_much_sooner(baseline, ours([(20, 0.59)])) == 0
+
+
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.reuse.ray_cluster", lambda address: nullcontext())
+    monkeypatch.setattr("benchmarks.reuse._cores", lambda: 1)
+
+
+def end_search(monkeypatch: pytest.MonkeyPatch, code: ExitCode) -> None:
+    """Our searches end at once, in the way that `search` tells of by its exit code."""
+
+    def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
+        console.print("why it ended")
+        return code
+
+    monkeypatch.setattr("lt_search.run.search", search)
+
+
+def end_fit(monkeypatch: pytest.MonkeyPatch, during: Callable[[], None], errors: Sequence[Exception] = ()) -> None:
+    """Ray Tune's searches end at once; Ctrl-C until then does what it does in the real one."""
+
+    def fit(tuner: Tuner) -> SimpleNamespace:
+        if not int(os.getenv("TUNE_DISABLE_SIGINT_HANDLER", "0")):
+            signal.signal(signal.SIGINT, lambda number, frame: None)
+        during()
+        folder = Path(tuner._local_tuner.get_run_config().storage_path)
+        (folder / "events.jsonl").write_text("")
+        return SimpleNamespace(errors=list(errors))
+
+    monkeypatch.setattr(Tuner, "fit", fit)
+
+
+def test_our_search_that_was_interrupted_ends_the_benchmark_and_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    no_ray(monkeypatch)
+    end_search(monkeypatch, ExitCode.INTERRUPTED)
+    results = Results(tmp_path / "outcomes.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        results.get(CASE, 0, "ours", lambda: our_search(CASE, 0))
+    assert Results(tmp_path / "outcomes.jsonl").outcomes == results.outcomes == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_baseline_that_was_interrupted_ends_the_benchmark(
+    monkeypatch: pytest.MonkeyPatch, number: int, swallowed: bool
+) -> None:
+    no_ray(monkeypatch)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)  # Ray has one, too
+
+    def stop() -> None:
+        with suppress(KeyboardInterrupt) if swallowed else nullcontext():
+            signal.raise_signal(number)
+
+    end_fit(monkeypatch, stop)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            plain_search(CASE, 0)
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_baseline_that_had_its_time_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_ray(monkeypatch)
+    monkeypatch.setenv("TUNE_RESULT_BUFFER_LENGTH", "1")
+    found = []
+    end_fit(monkeypatch, lambda: found.extend(name for name in os.environ if name.startswith("TUNE_")))
+    assert plain_search(CASE, 0).finished == []
+    assert found == ["TUNE_DISABLE_SIGINT_HANDLER"], "all other settings are Ray's own"
+    assert os.environ["TUNE_RESULT_BUFFER_LENGTH"] == "1"
 
 
 @pytest.mark.parametrize(
