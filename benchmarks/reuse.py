@@ -33,7 +33,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -408,6 +408,8 @@ class Results:
 
 def more_configurations(plain: Outcome, ours: Outcome) -> float:
     """Our configurations trained to the end per core and second, over the baseline's until it ended its last one."""
+    if not ours.finished:
+        return 0.0
     last = max(at for at, _ in plain.finished)
     return ours.per_core_second / (len(plain.finished) / (last * plain.cores))
 
@@ -417,9 +419,29 @@ def share_of_bound(ours: Outcome) -> float:
     return ours.per_core_second * ours.stage2
 
 
+def bound_of(plain: Outcome, ours: Outcome) -> float:
+    """As many times the baseline's rate if stage 1 and all that comes before it were free."""
+    return (plain.start + plain.stage1 + ours.stage2) / ours.stage2
+
+
 def how_much_sooner(plain: Outcome, ours: Outcome) -> float:
     """The baseline's time to its best value over ours to that value; 0 where ours never had it."""
+    if not ours.finished:
+        return 0.0
     return plain.time_to(plain.best) / ours.time_to(plain.best)
+
+
+def medians(pairs: Sequence[tuple[Outcome, Outcome]]) -> tuple[float, float, int] | None:
+    """How many more configurations, and how much sooner, as medians over seeds; and over how many seeds.
+
+    A seed in which the harness trained nothing to the end counts as 0. One in which only the baseline did not, against
+    which there is nothing to hold, is left out; None: all of them are.
+    """
+    counted = [(plain, ours) for plain, ours in pairs if plain.finished or not ours.finished]
+    if not counted:
+        return None
+    more, sooner = (median(of(plain, ours) for plain, ours in counted) for of in (more_configurations, how_much_sooner))
+    return more, sooner, len(counted)
 
 
 def baselines_of(case: Case) -> tuple[str, ...]:
@@ -433,31 +455,38 @@ def compare(case: Case, seeds: int, results: Results, table: Table, baseline: st
         plain = results.get(case, seed, baseline, lambda: plain_search(case, seed, baseline))  # noqa: B023
         ours = results.get(case, seed, "ours", lambda: our_search(case, seed))  # noqa: B023
         row = [baseline, case.name, str(seed), f"{len(plain.finished)} / {len(ours.finished)}"]
-        if not plain.finished or not ours.finished:
-            who = "the harness" if plain.finished else "the baseline"
-            table.add_row(*row, "", "", "", "", "", f"{who} trained nothing to the end: it needs more --seconds")
+        idle = [who for who, its in (("the baseline", plain), ("the harness", ours)) if not its.finished]
+        if idle:
+            nothing = f"{' and '.join(idle)} trained nothing to the end in {case.seconds:.0f} s"
+            bars = [] if ours.finished else bars_of(case, plain, ours)
+            table.add_row(*row, "", "", "", "", "", "; ".join([nothing, *bars]))
             continue
-        more, sooner = more_configurations(plain, ours), how_much_sooner(plain, ours)
-        share = share_of_bound(ours)
-        bound = (plain.start + plain.stage1 + ours.stage2) / ours.stage2
-        bars = [f"{ours.best - plain.best:+.4f}"]
-        if not case.e_steps:
-            bars.append(f"configurations {'met' if more >= 8 else 'MISSED'} (8x)")
-        else:
-            bar = f" {'met' if share >= 0.8 else 'MISSED'} (80 %)" if case.one_stage1 else ""
-            bars.append(f"{share:.0%} of the bound{bar}")
-        if not case.one_stage1:
-            bars.append(f"time {'met' if sooner >= 2.5 else 'MISSED'} (2.5x)")
-        bars.append(f"best {'met' if ours.best >= plain.best else 'MISSED'}")
         table.add_row(
             *row,
             f"{plain.per_core_second:.4f} / {ours.per_core_second:.4f}",
-            f"{more:.1f}x",
-            f"{bound:.1f}x ({plain.start:.1f} + {plain.stage1:.1f} + {ours.stage2:.2f} s)",
-            f"{sooner:.1f}x",
+            f"{more_configurations(plain, ours):.1f}x",
+            f"{bound_of(plain, ours):.1f}x ({plain.start:.1f} + {plain.stage1:.1f} + {ours.stage2:.2f} s)",
+            f"{how_much_sooner(plain, ours):.1f}x",
             f"{plain.best:.4f} / {ours.best:.4f}",
-            "; ".join(bars),
+            "; ".join([f"{ours.best - plain.best:+.4f}", *bars_of(case, plain, ours)]),
         )
+
+
+def bars_of(case: Case, plain: Outcome, ours: Outcome) -> list[str]:
+    """What is asked of a case, and whether it is there; nothing is where the harness trained nothing to the end."""
+
+    def met(is_met: bool) -> str:
+        return "met" if is_met else "MISSED"
+
+    bars = []
+    if not case.e_steps:
+        bars.append(f"configurations {met(more_configurations(plain, ours) >= 8)} (8x)")
+    else:
+        share = share_of_bound(ours)
+        bars.append(f"{share:.0%} of the bound" + (f" {met(share >= 0.8)} (80 %)" if case.one_stage1 else ""))
+    if not case.one_stage1:
+        bars.append(f"time {met(how_much_sooner(plain, ours) >= 2.5)} (2.5x)")
+    return [*bars, f"best {met(bool(ours.finished) and ours.best >= plain.best)}"]
 
 
 def show_parts(case: Case, results: Results, console: Console) -> None:
@@ -498,11 +527,11 @@ def main() -> None:
     console.print(table)
     for case, baseline in asked:
         pairs = [(results.kept(case, seed, baseline), results.kept(case, seed, "ours")) for seed in range(given.seeds)]
-        both = [(plain, ours) for plain, ours in pairs if plain and ours and plain.finished and ours.finished]
-        if both:
-            ratio, sooner = (median(of(p, o) for p, o in both) for of in (more_configurations, how_much_sooner))
-            what = f"{case.name} against {baseline}"
-            console.print(f"{what}: median {ratio:.1f}x configurations, {sooner:.1f}x sooner, over {len(both)} seeds")
+        found = medians([(plain, ours) for plain, ours in pairs if plain and ours])
+        if found:
+            ratio, sooner, seeds = found
+            what, over = f"{case.name} against {baseline}", f"over {seeds} of {given.seeds} seeds"
+            console.print(f"{what}: median {ratio:.1f}x configurations, {sooner:.1f}x sooner, {over}")
     parts = [name for name in given.cases if CASES[name].parts] if given.parts is None else given.parts
     for name in parts:
         case = cases[name]

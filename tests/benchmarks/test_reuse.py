@@ -18,11 +18,13 @@ from rich.table import Table
 from benchmarks.reuse import (
     CASES,
     PLAIN,
+    Case,
     Outcome,
     Results,
     code_digest,
     compare,
     how_much_sooner,
+    medians,
     more_configurations,
     our_search,
     plain_search,
@@ -72,6 +74,16 @@ def test_time_to_equal_quality_is_that_of_the_first_as_good_one() -> None:
     baseline = plain([(30, 0.5), (60, 0.6), (90, 0.55)])
     assert how_much_sooner(baseline, ours([(15, 0.59), (20, 0.6), (25, 0.7)])) == 3
     assert how_much_sooner(baseline, ours([(20, 0.59)])) == 0
+
+
+def told(case: Case, plain: Outcome, ours: Outcome) -> str:
+    """The last cell of a comparison."""
+    results = Results(None)
+    results.outcomes = [plain, ours]
+    table = Table("baseline", "case", "seed", "ended", "rate", "ratio", "bound", "time", "best", "bars")
+    compare(case, 1, results, table)
+    (cell,) = table.columns[-1].cells
+    return str(cell)
 
 
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +148,23 @@ def test_a_baseline_that_was_interrupted_ends_the_benchmark(
         signal.signal(signal.SIGTERM, before)
 
 
+def test_our_search_that_failed_ends_the_benchmark_and_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    no_ray(monkeypatch)
+    end_search(monkeypatch, ExitCode.FAILED)
+    with pytest.raises(RuntimeError, match="why it ended"):
+        Results(tmp_path / "outcomes.jsonl").get(CASE, 0, "ours", lambda: our_search(CASE, 0))
+    assert Results(tmp_path / "outcomes.jsonl").outcomes == []
+
+
+def test_a_baseline_whose_trials_crashed_is_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_ray(monkeypatch)
+    end_fit(monkeypatch, lambda: None, [MemoryError("no room")])
+    with pytest.raises(RuntimeError, match="no room"):
+        plain_search(CASE, 0)
+
+
 def test_a_baseline_that_had_its_time_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     no_ray(monkeypatch)
     monkeypatch.setenv("TUNE_RESULT_BUFFER_LENGTH", "1")
@@ -148,14 +177,32 @@ def test_a_baseline_that_had_its_time_is_an_outcome(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("outcomes", "who"),
-    [((plain([]), ours([])), "the baseline"), ((plain([(30, 0.5)]), ours([])), "the harness")],
+    [((plain([]), ours([])), "the baseline and the harness"), ((plain([(30, 0.5)]), ours([])), "the harness")],
 )
-def test_a_search_that_ended_nothing_is_compared_with_nothing(outcomes: tuple[Outcome, Outcome], who: str) -> None:
-    results = Results(None)
-    results.outcomes = [*outcomes]
-    table = Table("baseline", "case", "seed", "ended", "rate", "ratio", "bound", "time", "best", "bars")
-    compare(CASE, 1, results, table)
-    assert list(table.columns[-1].cells) == [f"{who} trained nothing to the end: it needs more --seconds"]
+def test_a_harness_that_ended_nothing_missed_all_bars(outcomes: tuple[Outcome, Outcome], who: str) -> None:
+    missed = "configurations MISSED (8x); best MISSED"
+    assert told(CASE, *outcomes) == f"{who} trained nothing to the end in 90 s; {missed}"
+
+
+def test_a_harness_that_ended_nothing_missed_all_bars_of_the_joint_space_too() -> None:
+    case = CASES["ldrnet/on"]
+    outcomes = [replace(its, case=case.name, seconds=case.seconds) for its in (plain([(30, 0.5)]), ours([]))]
+    nothing, *bars = told(case, *outcomes).split("; ")
+    assert nothing == "the harness trained nothing to the end in 900 s"
+    assert bars == ["0% of the bound", "time MISSED (2.5x)", "best MISSED"]
+
+
+def test_a_baseline_that_ended_nothing_is_no_measure() -> None:
+    assert told(CASE, plain([]), ours([(30, 0.5)])) == "the baseline trained nothing to the end in 90 s"
+
+
+def test_medians_count_a_seed_in_which_the_harness_ended_nothing() -> None:
+    good = plain([(90, 0.5)]), ours([(30.0 + i, 0.5) for i in range(10)])
+    assert medians([good]) == (pytest.approx(10), 3, 1)
+    assert medians([good, (plain([(90, 0.5)]), ours([]))]) == (pytest.approx(5), 1.5, 2)
+    assert medians([good, (plain([]), ours([]))]) == (pytest.approx(5), 1.5, 2)
+    assert medians([good, (plain([]), ours([(30, 0.5)]))]) == (pytest.approx(10), 3, 1)
+    assert medians([(plain([]), ours([(30, 0.5)]))]) is None
 
 
 def test_kept_outcomes_outlive_a_kill_while_one_was_written(tmp_path: Path) -> None:
