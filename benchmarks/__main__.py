@@ -4,8 +4,8 @@
     python -m benchmarks tables [--mhsma FOLDER] [--chula FOLDER] [--results FOLDER]
 
 Each runs in a process of its own, with its defaults; what it prints is shown at once. With --results it is also kept
-there, as NAME.txt, and the same command goes on where it was left: a finished benchmark is shown again and not run, one
-that keeps its searches goes on with them, and any other starts again.
+there, as NAME.txt, and the same command goes on where it was left: a finished benchmark is shown again and not run as
+long as the code is the same, one that keeps its searches goes on with them, and any other starts again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from benchmarks.shared import TOP, code_digest
+
 INTERRUPTED = 130
 
 STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
@@ -29,6 +31,12 @@ STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
 
 DATA = {"mhsma": "mhsma_sperm", "chula": "chula_rbc_cells"}
 """Data sets that users have in a folder, by the option that names it."""
+
+
+def printing_code() -> str:
+    """Digest of all code that decides what benchmarks print."""
+    modules = sorted(path for path in (TOP / "benchmarks").glob("*.py") if path != Path(__file__))
+    return code_digest(*modules, TOP / "tests" / "tiny.py")
 
 
 @dataclass(frozen=True)
@@ -98,12 +106,12 @@ BENCHMARKS = (
 
 
 def run(name: str, command: Sequence[str], results: Path) -> int:
-    """Runs a benchmark, or shows what it printed if this command has finished before; returns its exit code.
+    """Runs a benchmark, or shows what it printed if this code has finished it before; returns its exit code.
 
     Raises:
         KeyboardInterrupt: this process or the benchmark's was told to stop.
     """
-    title = f"$ python {' '.join(command)}\n"
+    title = f"$ python {' '.join(command)}  # code {printing_code()}\n"
     finished, unfinished = results / f"{name}.txt", results / f"{name}.part.txt"
     print(f"\n{title}", end="", flush=True)
     if finished.exists():

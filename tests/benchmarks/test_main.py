@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import BENCHMARKS, main, run
+from benchmarks.__main__ import BENCHMARKS, main, printing_code, run
+from benchmarks.shared import code_digest
 
 
 def appends(log: Path, code: int = 0) -> list[str]:
@@ -30,6 +31,31 @@ def test_another_command_is_run_although_one_is_finished(tmp_path: Path) -> None
     run("one", appends(log), tmp_path)
     run("one", appends(other), tmp_path)
     assert other.read_text() == "x"
+
+
+def test_a_finished_benchmark_is_run_by_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    run("one", appends(log), tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.printing_code", lambda: "other")
+    run("one", appends(log), tmp_path)
+    assert log.read_text() == "xx"
+    assert (tmp_path / "one.txt").read_text().startswith("$ python -c ")
+
+
+def test_what_is_printed_is_told_from_that_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("benchmarks/one.py", "lt_search/two.py", "tests/tiny.py"):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).touch()
+    monkeypatch.setattr("benchmarks.__main__.TOP", tmp_path)
+    monkeypatch.setattr("benchmarks.shared.TOP", tmp_path)
+    found = set()
+    for path in (None, "benchmarks/one.py", "lt_search/two.py", "tests/tiny.py"):
+        if path is not None:
+            (tmp_path / path).write_text(path)
+        code_digest.cache_clear()
+        found.add(printing_code())
+    code_digest.cache_clear()
+    assert len(found) == 4
 
 
 def test_a_benchmark_that_failed_runs_again(tmp_path: Path) -> None:
