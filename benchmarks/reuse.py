@@ -371,18 +371,23 @@ class Results:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self.outcomes: list[Outcome] = []
+        self._others: list[str] = []
         if path is not None and path.exists():
             whole, _, _ = path.read_text().rpartition("\n")  # a kill may have cut the last line off
             for line in whole.splitlines():
-                kept = Outcome(**json.loads(line))
+                read = json.loads(line)
+                if read.get("code") != code_digest():
+                    self._others.append(line)  # it may have other fields; who goes back to that code needs it
+                    continue
+                kept = Outcome(**read)
                 kept.finished = [(at, value) for at, value in kept.finished]  # JSON has no tuples
                 self.outcomes.append(kept)
 
     def kept(self, case: Case, seed: int, who: str) -> Outcome | None:
         """The outcome of a search by this code, if it is there."""
-        asked = (case.name, seed, who, case.seconds, code_digest())
+        asked = (case.name, seed, who, case.seconds)
         for outcome in self.outcomes:
-            if (outcome.case, outcome.seed, outcome.who, outcome.seconds, outcome.code) == asked:
+            if (outcome.case, outcome.seed, outcome.who, outcome.seconds) == asked:
                 return outcome
         return None
 
@@ -402,8 +407,8 @@ class Results:
         """Adds an outcome, to the file too."""
         self.outcomes.append(outcome)
         if self._path is not None:
-            lines = "".join(json.dumps(asdict(outcome)) + "\n" for outcome in self.outcomes)
-            FolderStore(self._path.parent).write(self._path.name, lines)
+            lines = [*self._others, *(json.dumps(asdict(outcome)) for outcome in self.outcomes)]
+            FolderStore(self._path.parent).write(self._path.name, "".join(f"{line}\n" for line in lines))
 
 
 def more_configurations(plain: Outcome, ours: Outcome) -> float:

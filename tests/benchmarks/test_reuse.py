@@ -225,3 +225,14 @@ def test_what_other_code_kept_is_run_again(tmp_path: Path) -> None:
     kept = Results(path).kept(CASE, 0, "ours")
     assert kept is not None
     assert kept.best == 0.6
+
+
+@pytest.mark.parametrize("other", ['{"case": "lmd-stage2/off", "pace": 3, "code": "other"}', '{"case": "of old"}'])
+def test_what_other_code_kept_in_another_form_stays_in_the_file(tmp_path: Path, other: str) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    path.write_text(f"{other}\n")
+    results = Results(path)
+    assert results.outcomes == []
+    results.keep(ours([(20, 0.6)]))
+    assert path.read_text().splitlines()[0] == other
+    assert Results(path).outcomes == results.outcomes
