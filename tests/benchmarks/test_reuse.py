@@ -189,11 +189,19 @@ def test_a_harness_that_ended_nothing_missed_all_bars_of_the_joint_space_too() -
     outcomes = [replace(its, case=case.name, seconds=case.seconds) for its in (plain([(30, 0.5)]), ours([]))]
     nothing, *bars = told(case, *outcomes).split("; ")
     assert nothing == "the harness trained nothing to the end in 900 s"
-    assert bars == ["0% of the bound", "time MISSED (2.5x)", "best MISSED"]
+    assert bars == ["0% of the bound", "ratio / bound 0%", "time MISSED (2.5x)", "best MISSED"]
 
 
 def test_a_baseline_that_ended_nothing_is_no_measure() -> None:
     assert told(CASE, plain([]), ours([(30, 0.5)])) == "the baseline trained nothing to the end in 90 s"
+
+
+def test_the_ratio_over_the_bound_is_printed_beside_the_share_of_it() -> None:
+    case = CASES["lmd-stage2/on"]
+    baseline, harness = plain([(60, 0.5)]), ours([(2.5 * i, 0.5) for i in range(1, 37)])
+    bars = told(case, *(replace(its, case=case.name, seconds=case.seconds) for its in (baseline, harness)))
+    share, more, bound = 36 / 600 * 2, 36 / 600 * 60, (10 + 18 + 2) / 2
+    assert f"{share:.0%} of the bound MISSED (80 %); ratio / bound {more / bound:.0%}; " in bars
 
 
 def test_medians_count_a_seed_in_which_the_harness_ended_nothing() -> None:
