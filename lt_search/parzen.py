@@ -16,19 +16,29 @@ Array = npt.NDArray[np.float64]
 PRIOR_WEIGHT = 1.0
 """Weight of the prior kernel, that of one observation (Bergstra et al. 2011)."""
 
+class _Missing:
+    """The type of `MISSING`, as a number NaN."""
+
+    def __float__(self) -> float:
+        return math.nan
+
+
+MISSING = _Missing()
+"""The value of a parameter that a configuration lacks; None may be one of its choices."""
+
 RAMP_FROM = 25
 """The weight of observations older than this many falls linearly with age (Bergstra et al. 2013)."""
 
 
 def encode(distribution: BaseDistribution, values: Sequence[Any]) -> Array:
-    """Places (n,) of values on their axis: in [0, 1] for numbers, the index for choices, NaN where there is none.
+    """Places (n,) of values on their axis: in [0, 1] for numbers, the index for choices, NaN for `MISSING`.
 
     A number outside the range is put on its nearer end, so that trials of an earlier, wider range still count.
     """
     if isinstance(distribution, CategoricalDistribution):
         index = {key(choice): float(i) for i, choice in enumerate(distribution.choices)}
         return np.array([index.get(key(value), np.nan) for value in values], dtype=np.float64)
-    numbers = np.array(values, dtype=np.float64)  # None becomes NaN
+    numbers = np.array(values, dtype=np.float64)
     low, high, log = _bounds(distribution)
     if log:
         numbers = np.log(np.maximum(numbers, np.finfo(np.float64).tiny))
@@ -36,10 +46,10 @@ def encode(distribution: BaseDistribution, values: Sequence[Any]) -> Array:
 
 
 def out_of_range(distribution: BaseDistribution, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
-    """Which values (n,) a distribution does not hold; None, no value, is not one of them."""
+    """Which values (n,) a distribution does not hold; `MISSING` is not one of them."""
     if isinstance(distribution, CategoricalDistribution):
         places = encode(distribution, values)
-        return np.array([np.isnan(x) and v is not None for x, v in zip(places, values, strict=True)], dtype=bool)
+        return np.array([np.isnan(x) and v is not MISSING for x, v in zip(places, values, strict=True)], dtype=bool)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     numbers = np.array(values, dtype=np.float64)
     return np.asarray((numbers < distribution.low) | (numbers > distribution.high))

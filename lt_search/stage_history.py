@@ -13,7 +13,7 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lt_search.parzen import Array, choices, count, decode, encode, key, out_of_range
+from lt_search.parzen import MISSING, Array, choices, count, decode, encode, key, out_of_range
 
 Bools = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -52,7 +52,7 @@ class Axes:
         return math.prod(count(distribution) for distribution in self.space.values())
 
     def encode(self, columns: Mapping[str, Sequence[Any]]) -> Array:
-        """Places (n, d) of n configurations, given as a list of values per parameter; NaN for None."""
+        """Places (n, d) of n configurations, given as a list of values per parameter; NaN for `MISSING`."""
         return np.stack([encode(distribution, columns[name]) for name, distribution in self.space.items()], axis=1)
 
     def out_of_range(self, columns: Mapping[str, Sequence[Any]]) -> Bools:
@@ -149,7 +149,7 @@ class History:
         """Reads trials; `sign` is -1 in a study that minimises."""
         trials, drawn = _with_stage1(trials, axes1, axes2)
         space = {**axes1.space, **axes2.space}
-        columns = {name: [values.get(name) for values in drawn] for name in space}
+        columns = {name: [values.get(name, MISSING) for values in drawn] for name in space}
         states = [trial.state for trial in trials]
         complete, pruned, running = (
             np.array([state == which for state in states], dtype=bool)

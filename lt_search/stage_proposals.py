@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lt_search.parzen import Array, ParzenMixture, ramp
+from lt_search.parzen import MISSING, Array, ParzenMixture, ramp
 from lt_search.stage_costs import predict_ratio
 from lt_search.stage_decision import stage1s_to_repeat, stage2s_per_stage1
 from lt_search.stage_effects import median_over_groups, stage_variances
@@ -204,7 +204,7 @@ def _among(place: Array, points: Array) -> bool:
 
 
 def _place(axes: Axes, values: Mapping[str, Any]) -> Array:
-    places: Array = axes.encode({name: [values.get(name)] for name in axes.space})[0]
+    places: Array = axes.encode({name: [values.get(name, MISSING)] for name in axes.space})[0]
     return places
 
 

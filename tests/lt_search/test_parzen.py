@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy.stats import truncnorm
 
-from lt_search.parzen import ParzenMixture, count, decode, encode, ramp
+from lt_search.parzen import MISSING, ParzenMixture, count, decode, encode, out_of_range, ramp
 
 NUMBER, CHOICE = np.array([0]), np.array([3])
 
@@ -47,9 +47,15 @@ def test_different_values_are_counted(distribution: BaseDistribution, values: fl
 
 
 def test_what_is_missing_or_unknown_has_no_place_and_what_is_out_of_range_is_at_the_end() -> None:
-    assert np.isnan(encode(FloatDistribution(0, 1), [None])).all()
-    assert np.isnan(encode(CategoricalDistribution(["a"]), [None, "b"])).all()
+    assert np.isnan(encode(FloatDistribution(0, 1), [MISSING])).all()
+    assert np.isnan(encode(CategoricalDistribution(["a", None]), [MISSING, "b"])).all()
     np.testing.assert_array_equal(encode(FloatDistribution(1, 2, log=True), [-1.0, 0.5, 5.0]), [0, 0, 1])
+
+
+def test_what_is_missing_is_not_out_of_range_though_none_may_be() -> None:
+    for distribution, none in ((CategoricalDistribution(["a"]), True), (CategoricalDistribution(["a", None]), False)):
+        assert out_of_range(distribution, ["a", None, MISSING]).tolist() == [False, none, False]
+    assert not out_of_range(FloatDistribution(0, 1), [MISSING]).any()
 
 
 def test_the_density_is_that_of_truncated_normals() -> None:

@@ -436,6 +436,21 @@ def test_a_stage_1_that_has_had_every_stage_2_is_left_without_a_draw() -> None:
     assert len({tuple(trial.params.items()) for trial in study.trials}) == 40
 
 
+@pytest.mark.parametrize("stage1", [["a"], ["kind", "loss"]])
+def test_none_is_a_choice_like_any_other_where_the_parameter_may_be_inactive(stage1: list[str]) -> None:
+    def search(none: str | None) -> list[dict[str, Any]]:
+        study = _study(StagedSampler(stage1, cost_ratio=5, seed=0))
+        for _ in range(40):
+            trial = study.ask()
+            value = -abs(trial.suggest_float("a", 0, 1) - 0.3)
+            if trial.suggest_categorical("kind", ["x", "y"]) == "y":
+                value += 0.1 * (trial.suggest_categorical("loss", [none, "p", "q"]) == "p")
+            study.tell(trial, value)
+        return [{**trial.params, "loss": trial.params.get("loss", "") or "none"} for trial in study.trials]
+
+    assert search(None) == search("none")
+
+
 def test_stage_1_names_that_no_trial_has_are_warned_of() -> None:
     study = _study(StagedSampler(["learning_rate"], seed=0))
     with warnings.catch_warnings():
