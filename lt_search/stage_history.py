@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,9 +46,9 @@ class Axes:
         return np.array([choices(distribution) for distribution in self.space.values()], dtype=np.int64)
 
     @property
-    def combinations(self) -> float:
-        """How many different values there are, conditions left aside; infinite where a number is continuous."""
-        return math.prod(count(distribution) for distribution in self.space.values())
+    def shares(self) -> Array:
+        """The share (d,) of an axis that one of its values is, 0 where they are continuous."""
+        return np.array([1 / count(distribution) for distribution in self.space.values()], dtype=np.float64)
 
     def encode(self, columns: Mapping[str, Sequence[Any]]) -> Array:
         """Places (n, d) of n configurations, given as a list of values per parameter; NaN for `MISSING`."""

@@ -62,8 +62,12 @@ class Proposer:
         values = self._new_joint() if self._is_joint() else self._new_stage1()
         x1 = _place(self._axes1, {**values, **given})
         is_given = bool(given.keys() & self._axes1.space.keys())
+        given2 = {name: value for name, value in given.items() if name in self._axes2.space}
+        exhausted = self._exhausted(given2)
         for repeated in self._stage1s_at(x1) if is_given else self._stage1s_to_repeat(x1, cost_ratio):
-            stage2 = self._stage2_for(repeated)
+            if exhausted[repeated]:
+                continue
+            stage2 = self._stage2_for(repeated, given2)
             if stage2 is not None:
                 return {**self._values_of(self._axes1, int(self._history.stage1.first[repeated])), **stage2}
         return {**self._first_stage2(x1), **values}
@@ -128,9 +132,8 @@ class Proposer:
         best = self._history.best(self._history.stage1)
         good = _best(best, np.isfinite(best))
         weights = np.ones(len(best))
-        return self._untried(
-            lambda: _tpe(self._rng, self._stage1s, self._axes1.sizes, good, weights), self._axes1, self._stage1s
-        )
+        draw = _tpe(self._rng, self._stage1s, self._axes1.sizes, good, weights)
+        return self._untried(draw, self._axes1, self._stage1s)
 
     def _new_joint(self) -> dict[str, Any]:
         """Values of both stages."""
@@ -140,7 +143,7 @@ class Proposer:
         good = _best(history.rank[one], history.known[one])
         axes = Axes({**self._axes1.space, **self._axes2.space})
         tried = np.where(np.arange(points.shape[1]) < len(self._axes1.space), points, np.nan)
-        return self._untried(lambda: _tpe(self._rng, points, axes.sizes, good, np.ones(len(one))), axes, tried)
+        return self._untried(_tpe(self._rng, points, axes.sizes, good, np.ones(len(one))), axes, tried)
 
     # --- stage 2 ---------------------------------------------------------------------------------------------------
 
@@ -154,28 +157,40 @@ class Proposer:
         worth = np.where(history.known, np.nan_to_num(advantage) * np.exp(nearness - nearness.max()), -np.inf)
         return self._values_of(self._axes2, int(np.argmax(worth)))
 
-    def _stage2_for(self, stage1: int) -> dict[str, Any] | None:
-        """Values that this stage 1 has not met; None if none was found, as where only a few choices are searched."""
-        # No configuration is proposed twice, whatever became of it.
+    def _exhausted(self, given: Mapping[str, Any]) -> Bools:
+        """Which distinct stage 1s have met every stage 2 that has some given values.
+
+        No configuration is proposed twice, whatever became of it. A stage 2 counts for as many as there are values of
+        the parameters that are inactive in it.
+        """
+        history = self._history
+        place = _place(self._axes2, given)
+        counts = _same(place, history.x2)
+        shares = np.where(np.isnan(history.x2) | ~np.isnan(place), 1.0, self._axes2.shares).prod(axis=1) * counts
+        pairs = history.stage1.of_trial * len(history.stage2) + history.stage2.of_trial
+        once = np.unique(pairs, return_index=True)[1]
+        met = np.bincount(history.stage1.of_trial[once], shares[once], minlength=len(history.stage1))
+        return np.asarray(met > 1 - 1e-9)
+
+    def _stage2_for(self, stage1: int, given: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Values that this stage 1 has not met; None if a few draws found none, as where few choices are left."""
+        values = self._drawn_for(stage1, given)
         had = self._history.stage1.of_trial == stage1
-        if len(np.unique(self._history.stage2.of_trial[had])) >= self._axes2.combinations:
-            return None
-        values = self._drawn_for(stage1)
         return None if _among(_place(self._axes2, values), self._history.x2[had]) else values
 
-    def _drawn_for(self, stage1: int) -> dict[str, Any]:
+    def _drawn_for(self, stage1: int, given: Mapping[str, Any]) -> dict[str, Any]:
         history = self._history
         sizes = self._axes2.sizes
         tried = history.x2[history.stage1.of_trial == stage1]
         if not self._stage2_begun():
-            return self._untried(lambda: _uniform(self._rng, sizes), self._axes2, tried)
+            return self._untried(lambda: _uniform(self._rng, sizes), self._axes2, tried, given)
         nearness = self._nearness(self._stage1s[stage1])
         # A distinct stage 2 is one observation: of its trials, the one on the nearest stage 1.
         one = _one_of_each(history.stage2.of_trial, ~history.tries_stage2, ~history.known, -nearness)
         one = one[history.tries_stage2[one]]
         points, weights = history.x2[one], np.exp(nearness[one])
         good = _best(history.rank[one], history.known[one])
-        return self._untried(lambda: _tpe(self._rng, points, sizes, good, weights), self._axes2, tried)
+        return self._untried(_tpe(self._rng, points, sizes, good, weights), self._axes2, tried, given)
 
     def _nearness(self, x1: Array) -> Array:
         """Log density (n,) at a stage 1 of the kernel of each trial's stage 1."""
@@ -183,24 +198,32 @@ class Proposer:
         nearness: Array = mixture.log_kernels(x1[None])[0][self._history.stage1.of_trial]
         return nearness
 
-    def _untried(self, draw: Callable[[], Array], axes: Axes, tried: Array) -> dict[str, Any]:
-        """Values that no point (n, d) of `tried` has (NaN stands for any), if a few draws find some."""
+    def _untried(
+        self, draw: Callable[[], Array], axes: Axes, tried: Array, given: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Values, beside given ones, that no point (n, d) of `tried` has (NaN: any), if a few draws find some."""
         values: dict[str, Any] = {}
         for attempt in range(TPE_ATTEMPTS + RANDOM_ATTEMPTS):
-            values = axes.decode(draw() if attempt < TPE_ATTEMPTS else _uniform(self._rng, axes.sizes))
+            drawn = axes.decode(draw() if attempt < TPE_ATTEMPTS else _uniform(self._rng, axes.sizes))
+            values = {**drawn, **(given or {})}
             if not _among(_place(axes, values), tried):
                 break
         return values
 
 
 def _among(place: Array, points: Array) -> bool:
-    """Whether a place (d,) is one of some points (n, d), in which NaN stands for any value.
+    """Whether a place (d,) is one of some points (n, d)."""
+    return bool(_same(place, points).any())
+
+
+def _same(place: Array, points: Array) -> Bools:
+    """Which points (n, d) are at a place (d,); in both, NaN stands for any value.
 
     A point of NaN alone, of a trial that got to no value of the stage, is no place.
     """
     unknown = np.isnan(points)
-    same = np.isclose(place, points, rtol=0, atol=1e-12) | unknown
-    return bool((same.all(axis=1) & ~unknown.all(axis=1)).any())
+    same = np.isclose(place, points, rtol=0, atol=1e-12) | unknown | np.isnan(place)
+    return np.asarray(same.all(axis=1) & ~unknown.all(axis=1))
 
 
 def _place(axes: Axes, values: Mapping[str, Any]) -> Array:
@@ -226,8 +249,10 @@ def _uniform(rng: np.random.Generator, sizes: Index) -> Array:
     return np.where(sizes > 0, np.floor(draws * sizes), draws)
 
 
-def _tpe(rng: np.random.Generator, points: Array, sizes: Index, good: Bools, weights: Array) -> Array:
-    """Of some points drawn from the good ones' density, the one with the highest ratio to the others' density.
+def _tpe(
+    rng: np.random.Generator, points: Array, sizes: Index, good: Bools, weights: Array
+) -> Callable[[], Array]:
+    """Draws: of some points from the good ones' density, the one with the highest ratio to the others' density.
 
     Parameters that are always active together are drawn together, from the observations that have them.
     """
@@ -235,13 +260,18 @@ def _tpe(rng: np.random.Generator, points: Array, sizes: Index, good: Bools, wei
     together: dict[bytes, list[int]] = {}
     for axis in range(points.shape[1]):
         together.setdefault(known[:, axis].tobytes(), []).append(axis)
-    place = np.empty(points.shape[1])
-    for axes in together.values():
-        has = known[:, axes[0]]
-        density, other = (
-            ParzenMixture(points[chosen][:, axes], sizes[axes], weights[chosen] * ramp(int(chosen.sum())))
-            for chosen in (good & has, ~good & has)
-        )
-        candidates = density.sample(rng, CANDIDATES)
-        place[axes] = candidates[np.argmax(density.log_density(candidates) - other.log_density(candidates))]
-    return place
+
+    def density_of(axes: list[int], some: Bools) -> ParzenMixture:
+        chosen = some & known[:, axes[0]]
+        return ParzenMixture(points[chosen][:, axes], sizes[axes], weights[chosen] * ramp(int(chosen.sum())))
+
+    densities = [(axes, density_of(axes, good), density_of(axes, ~good)) for axes in together.values()]
+
+    def draw() -> Array:
+        place = np.empty(points.shape[1])
+        for axes, density, other in densities:
+            candidates = density.sample(rng, CANDIDATES)
+            place[axes] = candidates[np.argmax(density.log_density(candidates) - other.log_density(candidates))]
+        return place
+
+    return draw

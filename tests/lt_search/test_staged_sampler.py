@@ -451,6 +451,21 @@ def test_none_is_a_choice_like_any_other_where_the_parameter_may_be_inactive(sta
     assert search(None) == search("none")
 
 
+@pytest.mark.parametrize("given", [{"b": 0.5, "kind": "x"}, {"kind": "x"}])
+def test_stage_2_values_that_are_given_again_go_to_other_stage_1s(given: dict[str, Any]) -> None:
+    study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
+    for number in range(23):
+        if number >= 15:
+            study.enqueue_trial(given)
+        trial = study.ask()
+        value = -abs(trial.suggest_float("a", 0, 1) - 0.3)
+        value -= trial.suggest_categorical("kind", ["x", "y"]) == "x"
+        study.tell(trial, value - abs(trial.suggest_float("b", 0, 1) - 0.5) if "b" in given else value)
+    asked = [trial.params for trial in study.trials[15:]]
+    assert all(params.items() >= given.items() for params in asked)
+    assert len({tuple(params.items()) for params in asked}) == 8
+
+
 def test_stage_1_names_that_no_trial_has_are_warned_of() -> None:
     study = _study(StagedSampler(["learning_rate"], seed=0))
     with warnings.catch_warnings():
