@@ -33,7 +33,7 @@ def stage2s_per_stage1(variances: Variances, ratio: float) -> float:
     return max(most, 1.0)
 
 
-def stage1s_to_repeat(history: History, within: float) -> list[int]:
+def stage1s_to_repeat(history: History, within: float, most_running: float = math.inf) -> list[int]:
     """The stage 1s that are there, the one first that promises the best value from one more stage 2.
 
     The promise is its best value, and `GAIN` standard deviations over the number of stage 2s it has had, running ones
@@ -42,9 +42,10 @@ def stage1s_to_repeat(history: History, within: float) -> list[int]:
     Args:
         history: the trials, at least one with a value.
         within: variance of the values of one stage 1.
+        most_running: a stage 1 of which this many trials are running is left out.
     """
     stage1 = history.stage1
-    there = stage1.any(history.repeatable)
+    there = stage1.any(history.repeatable) & (stage1.count(history.running) < most_running)
     best = history.best(stage1)
     best = np.where(np.isfinite(best), best, np.median(history.values[history.known]))
     had = stage1.count(history.tries_stage2)

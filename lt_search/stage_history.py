@@ -110,6 +110,7 @@ class History:
     """The more the better; NaN unless the trial is complete."""
     ended: Bools
     """Complete or pruned."""
+    running: Bools
     has_stage1: Bools
     """Whether the trial got through stage 1: it is complete, or carries that stage's cost and was not stopped in it."""
     repeatable: Bools
@@ -169,6 +170,7 @@ class History:
         return cls(
             _finite(np.array(values, dtype=np.float64)),
             complete | pruned,
+            running,
             has_stage1,
             has_stage1 & ~axes1.out_of_range(columns),
             has_stage1 | running | in_stage2,

@@ -102,8 +102,12 @@ class Proposer:
         variances = stage_variances(np.maximum(values, median_over_groups(values, rows)), rows)
         ratio = cost_ratio or predict_ratio(history.x1, history.costs, self._axes1.sizes, new)
         asked = len(history.values) - int(history.stage1.first[-1])  # for the newest stage 1 and since
-        enough = asked >= int(stage2s_per_stage1(variances, ratio) + self._rng.random())
-        return [] if enough and is_new else stage1s_to_repeat(history, variances.within)
+        deserved = stage2s_per_stage1(variances, ratio)
+        enough = asked >= int(deserved + self._rng.random())
+        if enough and is_new:
+            return []
+        # What is asked for at once cannot learn from each other: no stage 1 gets more than it deserves.
+        return stage1s_to_repeat(history, variances.within, int(deserved) if is_new else math.inf)
 
     def _is_joint(self) -> bool:
         """Whether a new stage 1 is drawn jointly: Thompson sampling between the two ways, by their first values.

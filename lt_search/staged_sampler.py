@@ -6,6 +6,7 @@ import math
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class StagedSampler(BaseSampler):
             return self._plain.sample_relative(study, trial, search_space)
         if PROPOSED in trial.system_attrs:  # the driver was killed before it had suggested everything
             return read_proposal(trial.system_attrs[PROPOSED], search_space)
-        given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        given = _accepted({**trial.system_attrs.get("fixed_params", {}), **trial.params}, search_space)
         axes1 = Axes({name: d for name, d in search_space.items() if name in self._stage1})
         axes2 = Axes({name: d for name, d in search_space.items() if name not in self._stage1})
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
@@ -99,10 +100,9 @@ class StagedSampler(BaseSampler):
         rng = np.random.default_rng(derive_seed(self._seed, "proposal", trial.number, "staged"))
         proposer = Proposer(History.of(trials, sign, axes1, axes2), axes1, axes2, self._startup_trials, rng)
         values = {**proposer.draw(given, self._cost_ratio), **given}
-        drawn = {name: value for name, value in values.items() if name in search_space}
         # Samplers have no public way to write this; Optuna's own write it so.
-        study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, write_proposal(drawn, search_space))
-        return drawn
+        study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, write_proposal(values, search_space))
+        return values
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -112,3 +112,14 @@ class StagedSampler(BaseSampler):
 
     def _has_both_stages(self, space: Mapping[str, BaseDistribution]) -> bool:
         return 0 < sum(name in self._stage1 for name in space) < len(space)
+
+
+def _accepted(given: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """The given values that Optuna would take, those out of their range among them; an inactive one may be None."""
+    accepted: dict[str, Any] = {}
+    for name, distribution in space.items():
+        if name in given:
+            with suppress(ValueError):
+                distribution.to_internal_repr(given[name])
+                accepted[name] = given[name]
+    return accepted

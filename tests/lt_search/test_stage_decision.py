@@ -41,3 +41,17 @@ def test_a_stage1_can_be_repeated_if_it_is_there_and_in_range() -> None:
     for within, order in ((100.0, [0.3, 0.1]), (0.0, [0.1, 0.3])):
         chosen = stage1s_to_repeat(history, within)
         assert [history.drawn[history.stage1.first[stage1]]["a"] for stage1 in chosen] == order
+
+
+def test_a_stage1_of_which_many_trials_run_is_left_out() -> None:
+    study = optuna.create_study()
+    ranges = {"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}
+    states = {0.1: [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING], 0.2: [TrialState.COMPLETE] * 3}
+    for a, of_a in states.items():
+        for number, state in enumerate(of_a):
+            value = 1.0 if state == TrialState.COMPLETE else None
+            params = {"a": a, "b": number / 10}
+            study.add_trial(optuna.trial.create_trial(state=state, value=value, params=params, distributions=ranges))
+    history = History.of(study.get_trials(), 1, *(Axes({name: ranges[name]}) for name in ranges))
+    assert stage1s_to_repeat(history, 0.0) == stage1s_to_repeat(history, 0.0, 3) == [0, 1]
+    assert stage1s_to_repeat(history, 0.0, 2) == [1]

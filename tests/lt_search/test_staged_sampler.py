@@ -466,6 +466,35 @@ def test_stage_2_values_that_are_given_again_go_to_other_stage_1s(given: dict[st
     assert len({tuple(params.items()) for params in asked}) == 8
 
 
+def test_a_none_that_is_enqueued_for_an_inactive_parameter_is_ignored() -> None:
+    study = _study(StagedSampler(["loss", "margin"], cost_ratio=20, seed=0))
+    for number in range(14):
+        if number == 12:
+            study.enqueue_trial({"loss": "ce", "margin": None})
+            study.enqueue_trial({"loss": "ce", "b": 2.0})
+        trial = study.ask()
+        loss, b = trial.suggest_categorical("loss", ["ce", "triplet"]), 0.0
+        if loss == "triplet":
+            trial.suggest_float("margin", 0, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna's, about the value out of range
+            b = trial.suggest_float("b", 0, 1)
+        study.tell(trial, b)
+    assert [trial.params["loss"] for trial in study.trials[12:]] == ["ce", "ce"]
+    assert study.trials[13].params["b"] == 2.0, "as with Optuna's own samplers"
+
+
+def test_trials_that_run_beside_each_other_do_not_pile_on_one_stage_1() -> None:
+    """At this cost ratio a stage 1 gets at most 10 stage 2s before another one is begun."""
+    study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
+    for number in range(45):
+        trial = study.ask()
+        a, b = _plain(trial)
+        if number < 15:
+            study.tell(trial, -abs(a - 0.3) - abs(b - 0.5))
+    assert max(Counter(trial.params["a"] for trial in study.trials[15:]).values()) <= 10
+
+
 def test_stage_1_names_that_no_trial_has_are_warned_of() -> None:
     study = _study(StagedSampler(["learning_rate"], seed=0))
     with warnings.catch_warnings():
