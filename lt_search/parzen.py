@@ -16,6 +16,7 @@ Array = npt.NDArray[np.float64]
 PRIOR_WEIGHT = 1.0
 """Weight of the prior kernel, that of one observation (Bergstra et al. 2011)."""
 
+
 class _Missing:
     """The type of `MISSING`, as a number NaN."""
 

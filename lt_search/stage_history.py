@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +159,7 @@ class History:
         values = [sign * (trial.value or 0.0) if trial.state == TrialState.COMPLETE else np.nan for trial in trials]
         again = REUSE_COST if any(REUSE_COST in trial.user_attrs for trial in trials) else STAGE2_COST
         costs = np.array(
-            [[t.user_attrs.get(STAGE1_COST, np.nan), t.user_attrs.get(again, np.nan)] for t in trials],
+            [[_number(t.user_attrs.get(STAGE1_COST)), _number(t.user_attrs.get(again))] for t in trials],
             dtype=np.float64,
         ).reshape(len(trials), 2)
         x2 = axes2.encode(columns)
@@ -174,7 +175,7 @@ class History:
             has_stage1,
             has_stage1 & ~axes1.out_of_range(columns),
             has_stage1 | running | in_stage2,
-            np.where((costs > 0) & np.isfinite(costs), costs, np.nan),
+            np.where((costs >= 0) & np.isfinite(costs), costs, np.nan),
             axes1.encode(columns),
             x2,
             Distinct.of(columns[name] for name in axes1.space),
@@ -219,6 +220,14 @@ def _with_stage1(
             kept.append(trial)
             drawn.append(values)
     return kept, tuple(drawn)
+
+
+def _number(value: Any) -> float:
+    """A user attribute as a number, NaN where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _finite(values: Array) -> Array:

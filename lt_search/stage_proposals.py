@@ -253,9 +253,7 @@ def _uniform(rng: np.random.Generator, sizes: Index) -> Array:
     return np.where(sizes > 0, np.floor(draws * sizes), draws)
 
 
-def _tpe(
-    rng: np.random.Generator, points: Array, sizes: Index, good: Bools, weights: Array
-) -> Callable[[], Array]:
+def _tpe(rng: np.random.Generator, points: Array, sizes: Index, good: Bools, weights: Array) -> Callable[[], Array]:
     """Draws: of some points from the good ones' density, the one with the highest ratio to the others' density.
 
     Parameters that are always active together are drawn together, from the observations that have them.

@@ -20,6 +20,9 @@ from lt_search.stage_history import PROPOSED, Axes, History, read_proposal, writ
 from lt_search.stage_proposals import Proposer
 from trainers.seeds import derive_seed
 
+SEEN_BY = 10
+"""Complete trials after which a stage-1 name that none of them has is taken for a misspelt one."""
+
 
 class StagedSampler(BaseSampler):
     """TPE for trials of two stages: it knows what a stage costs, and that a stage 1 can be used again.
@@ -67,6 +70,7 @@ class StagedSampler(BaseSampler):
         self._seed = secrets.randbits(32) if seed is None else seed
         self._startup_trials = startup_trials
         self._plain = ReseededSampler(self._seed, startup_trials=startup_trials)
+        self._warned_of: set[str] = set()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters that were seen, with their latest ranges."""
@@ -76,10 +80,7 @@ class StagedSampler(BaseSampler):
         trials = study.get_trials(deepcopy=False)
         for other in trials:
             space.update(other.distributions)
-        complete = any(other.state == TrialState.COMPLETE for other in trials)
-        if complete and self._stage1 and self._stage1.isdisjoint(space):
-            names = ", ".join(sorted(self._stage1))
-            warnings.warn(f"no trial has any stage-1 parameter ({names}): this is plain TPE", stacklevel=2)
+        self._warn_of_unknown(space, sum(other.state == TrialState.COMPLETE for other in trials))
         space = {name: space[name] for name in sorted(space) if not space[name].single()}
         return space if self._has_both_stages(space) else self._plain.infer_relative_search_space(study, trial)
 
@@ -109,6 +110,19 @@ class StagedSampler(BaseSampler):
     ) -> Any:
         """Draws a parameter that was never seen, or whose range has changed."""
         return self._plain.sample_independent(study, trial, param_name, param_distribution)
+
+    def _warn_of_unknown(self, space: Mapping[str, BaseDistribution], complete: int) -> None:
+        unknown = self._stage1 - space.keys()
+        if complete and unknown and unknown == self._stage1:
+            names = ", ".join(sorted(unknown))
+            warnings.warn(f"no trial has any stage-1 parameter ({names}): this is plain TPE", stacklevel=3)
+        elif complete >= SEEN_BY and unknown - self._warned_of:
+            names = ", ".join(sorted(unknown - self._warned_of))
+            self._warned_of |= unknown
+            warnings.warn(
+                f"no trial has had the stage-1 parameter {names} yet: if a name is misspelt, it counts as stage 2's",
+                stacklevel=3,
+            )
 
     def _has_both_stages(self, space: Mapping[str, BaseDistribution]) -> bool:
         return 0 < sum(name in self._stage1 for name in space) < len(space)

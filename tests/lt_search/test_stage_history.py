@@ -8,7 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lt_search.stage_history import PROPOSED, Axes, History, write_proposal
+from lt_search.stage_history import PROPOSED, STAGE1_COST, Axes, History, write_proposal
 
 UNIT = FloatDistribution(0, 1)
 SPACE: dict[str, BaseDistribution] = {"a": UNIT, "b": UNIT, "kind": CategoricalDistribution(["x", "y"])}
@@ -49,6 +49,14 @@ def test_a_trial_that_failed_before_its_first_suggest_is_left_out() -> None:
 def test_trials_whose_stage1_is_unknown_are_left_out() -> None:
     unknown = [_trial(state, {}) for state in (TrialState.RUNNING, TrialState.FAIL, TrialState.PRUNED)]
     assert _drawn(*unknown, _trial(TrialState.COMPLETE, {"b": 0.5}), _trial(TrialState.FAIL, {"kind": "x"})) == []
+
+
+def test_a_cost_may_be_zero_and_one_that_is_no_number_is_unknown() -> None:
+    trials = [_trial(TrialState.COMPLETE, WHOLE) for _ in range(5)]
+    for trial, cost in zip(trials, (20.0, 0, "n/a", None, -1.0), strict=True):
+        trial.set_user_attr(STAGE1_COST, cost)
+    costs = History.of(trials, 1, AXES1, AXES2).costs
+    np.testing.assert_array_equal(costs[:, 0], [20.0, 0.0, np.nan, np.nan, np.nan])
 
 
 def test_a_history_may_be_empty() -> None:
