@@ -15,17 +15,17 @@ from optuna.trial import TrialState
 from lt_search.address import compute_kind, stage1_address
 from lt_search.durations import show_duration
 from lt_search.errors import UserError
-from lt_search.referee import journal_records, read_reports
+from lt_search.referee import first_decisions, journal_records, read_reports
 from lt_search.run_folder import open_run, run_names
-from lt_search.rungs import Rung
-from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, propose
+from lt_search.rungs import Decision, Record, Rung, RungMachine
+from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1, propose
 from lt_search.spec import RunSpec
 from lt_search.stage_store import split_features
 from lt_search.values import flatten
 from trainers.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from optuna.trial import FrozenTrial
 
@@ -71,10 +71,6 @@ class Begun:
         """The trials that will not be trained on."""
         return [trial for trial in self.trials if trial.state.is_finished()]
 
-    def peers(self, rungs: Iterable[Rung]) -> Counter[Rung]:
-        """How many ended trials, or stage 1s of theirs, each rung has a value of."""
-        return Counter(record.rung for record in journal_records(self.ended, rungs))
-
 
 NOTHING = Begun()
 
@@ -93,45 +89,13 @@ class Expected:
     """Steps trained in each stage, in all."""
 
 
-def going_on(trials: int, eta: int, peers: int = 0) -> int:
-    """Trials expected to pass a rung that `trials` come to, where `peers` have been before.
+Counts = Counter[str | Rung | int]
+"""What trials add up to: `BEGUN` and `FINISHED` stage 1s, arrivals by rung, and steps by stage."""
 
-    The first `eta` at a rung are never stopped there, since it has too few peers to decide; the one standard error of
-    grace lets more through than this.
-    """
-    return min(trials, max(eta - peers, round(trials / eta)))
+BEGUN, FINISHED = "begun", "finished"
 
 
-def expect(spec: RunSpec, trials: int, stage1s: int, begun: Begun = NOTHING) -> Expected:
-    """What a search of `trials` trials on `stage1s` different stage 1s is expected to train.
-
-    A stage 1 that is stopped takes one trial with it; all other trials come to stage 2.
-
-    Args:
-        spec: the run.
-        trials: trials to train.
-        stage1s: different stage 1s to train.
-        begun: what was there before.
-    """
-    rungs = set(spec.rung_list)
-    peers = begun.peers(spec.rung_list)
-    arrivals: dict[Rung, int] = {}
-    steps, ends = {1: 0, 2: 0}, {1: 0, 2: 0}
-    there = stage1s
-    for stage, length in zip((1, 2), spec.stage_lengths, strict=True):
-        if stage == 2:
-            there = trials - (stage1s - there)
-        for step in range(1, length + 1):
-            steps[stage] += there
-            ends[stage] = there  # a stage 1 is stored before a rung at its last step decides
-            if Rung(stage, step) in rungs:
-                arrivals[Rung(stage, step)] = there
-                prunes = spec.prune and Rung(stage, step) not in begun.off
-                there = going_on(there, spec.eta, peers[Rung(stage, step)]) if prunes else there
-    return Expected(stage1s, ends[1], arrivals, steps)
-
-
-def expected_stage1s(
+def expect(
     spec: RunSpec,
     trials: int,
     costs: StageCosts,
@@ -139,10 +103,10 @@ def expected_stage1s(
     stored: Callable[[str], bool],
     compute: str = "cpu:1",
     begun: Begun = NOTHING,
-) -> int:
-    """How many stage 1s a search begins to train: the sampler's own choices, given these costs and random values.
+) -> Expected:
+    """What a search is expected to train: the sampler's own choices and the rungs' decisions, given random values.
 
-    A trial whose fields exclude each other fails without one.
+    A trial whose fields exclude each other fails without training.
 
     Args:
         spec: the run.
@@ -151,18 +115,19 @@ def expected_stage1s(
         sampler: the run's.
         stored: whether the stage 1 of an address is in the store already.
         compute: on what trials are to be computed, see `lt_search.address.compute_kind`.
-        begun: what was there before: trials that ended are learned from, the others are trained first.
+        begun: what was there before: trials that ended are learned from and compared with, the others are trained
+            first, in full.
     """
-    if not spec.reuse:
-        return trials
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler, direction="maximize")
     study.add_trials(begun.ended)
     interrupted = [trial.params for trial in begun.trials if not trial.state.is_finished()]
     for values in interrupted if begun.trials else [spec.first_values()]:
         study.enqueue_trial(values)
-    addresses = set()
-    for number in range(min(trials, SIMULATED_TRIALS)):
+    simulation = _Simulation(spec, costs, stored, begun)
+    early, late = Counts(), Counts()
+    simulated = min(trials, SIMULATED_TRIALS)
+    for number in range(simulated):
         trial = study.ask()
         drawn = propose(trial, spec.parameters, flatten(spec.config))
         try:
@@ -170,14 +135,92 @@ def expected_stage1s(
         except ValueError:
             study.tell(trial, state=TrialState.FAIL)
             continue
-        if address in addresses:
-            trial.set_user_attr(REUSE_COST, costs.of(2, spec) + TURNAROUND)
-        addresses.add(address)
-        for name, stage in ((STAGE1_COST, 1), (STAGE2_COST, 2)):
-            trial.set_user_attr(name, costs.of(stage, spec))
-        study.tell(trial, derive_seed(spec.seed, "plan", number) / 2**63)
-    share = trials / min(trials, SIMULATED_TRIALS)
-    return min(trials, round(share * sum(not stored(address) for address in addresses)))
+        (late if number >= simulated // 2 else early).update(simulation.train(study, trial, address))
+    share = (trials - simulated // 2) / (simulated - simulated // 2)
+    found = {what: early[what] + round(share * late[what]) for what in early | late}
+    return Expected(
+        found.get(BEGUN, 0),
+        found.get(FINISHED, 0),
+        {rung: found.get(rung, 0) for rung in spec.rung_list},
+        {stage: found.get(stage, 0) for stage in (1, 2)},
+    )
+
+
+class _Simulation:
+    """Trials one after the other, with random values in place of training; see `expect` for the arguments.
+
+    What a trial and the rungs do here is what `lt_search.referee.Referee` has them do, without the grace of one
+    standard error, which only training shows.
+    """
+
+    def __init__(self, spec: RunSpec, costs: StageCosts, stored: Callable[[str], bool], begun: Begun) -> None:
+        self._spec, self._costs, self._stored = spec, costs, stored
+        self._finished: set[str] = set()
+        self._machine = RungMachine(spec.rung_list, spec.eta, enabled=spec.prune)
+        self._machine.restore(journal_records(begun.ended, spec.rung_list))
+        for rung in begun.off:
+            self._machine.turn_off(rung)
+        self._first_decisions = first_decisions(begun.ended, spec.rung_list)
+
+    def train(self, study: optuna.Study, trial: optuna.Trial, address: str) -> Counts:
+        """Trains a trial until it is stopped or complete, and tells the study; returns what that took."""
+        lengths = self._spec.stage_lengths
+        end1 = Rung(1, lengths[0])
+        trains = not (self._spec.reuse and self._is_settled(address))
+        counts = Counts({BEGUN: int(trains)})
+        stop = None
+        for rung in self._machine.rungs:
+            key = address if rung.stage == 1 else f"plan:{trial.number}"
+            value = self._value(rung, address, trial.number)
+            verdict = self._machine.cross(Record(rung, key, value))
+            trial.report(value, rung.step + (lengths[0] if rung.stage == 2 else 0))
+            counts[rung] += verdict.first or trains
+            decision = self._first_decisions.setdefault((rung, key), verdict.decision)
+            if decision is Decision.STOP and not self._machine.is_off(rung):
+                stop = rung
+                break
+        end = stop or Rung(2, lengths[1])
+        if trains:
+            counts[1] = min(end, end1).step
+        if trains and end >= end1:
+            counts[FINISHED] = 1
+            self._finished.add(address)
+        if end.stage == 2:
+            counts[2] = end.step
+        if end >= end1:
+            trial.set_user_attr(STAGE1_COST, self._costs.of(1, self._spec))
+        if stop is None:
+            self._complete(study, trial, self._value(end, address, trial.number), reuses=not trains)
+        else:
+            if stop.stage == 1:
+                trial.set_user_attr(STOPPED_IN_STAGE1, True)
+            study.tell(trial, state=TrialState.PRUNED)
+        return counts
+
+    def _complete(self, study: optuna.Study, trial: optuna.Trial, value: float, reuses: bool) -> None:
+        seconds = self._costs.of(2, self._spec)
+        trial.set_user_attr(STAGE2_COST, seconds)
+        if reuses:
+            trial.set_user_attr(REUSE_COST, seconds + TURNAROUND)
+        study.tell(trial, value)
+
+    def _is_settled(self, address: str) -> bool:
+        """Whether nobody trains a stage 1 any more: it is there, or was stopped and would be stopped again."""
+        ahead = [rung for rung in self._machine.rungs if rung.stage == 1 and not self._machine.is_off(rung)]
+        stopped = any(self._first_decisions.get((rung, address)) is Decision.STOP for rung in ahead)
+        return stopped or address in self._finished or self._stored(address)
+
+    def _value(self, rung: Rung, address: str, number: int) -> float:
+        """A trial's value at a rung."""
+        stage1, stage2 = (derive_seed(self._spec.seed, "plan", of) / 2**63 for of in (address, number))
+        return stage1 + (STAGE2_WEIGHT * stage2 if rung.stage == 2 else 0.0)
+
+
+STAGE2_WEIGHT = 0.3
+"""Range of what stage 2 adds to a value, over that of what stage 1 does. The probe is taken to foretell the latter.
+
+The more stage 2 matters, the more of them a stage 1 gets, and the fewer stage 1s are begun. Proposals learn, and so
+most stage 2s of a search come to be good ones, which differ less than its stage 1s do."""
 
 
 TURNAROUND = 0.5

@@ -33,7 +33,7 @@ from lt_search.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
 from lt_search.metrics import METRICS, counted_classes
-from lt_search.plan import NOTHING, Begun, expect, expected_stage1s, measure, render_plan
+from lt_search.plan import NOTHING, Begun, expect, measure, render_plan
 from lt_search.provenance import provenance
 from lt_search.referee import STORAGE_ERRORS, TRIALS, turned_off
 from lt_search.reporting import REPORT, write_report
@@ -177,9 +177,8 @@ def _show_plan(
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)
     kind = compute_kind("cuda" if gpu else "cpu", how.cpus_per_trial)
     stages = StageStore(storage if store is None else shared_storage(store))
-    stage1s = expected_stage1s(spec, trials, costs, _sampler(spec), stages.has, kind, begun)
+    expected = expect(spec, trials, costs, _sampler(spec), stages.has, kind, begun)
     device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
-    expected = expect(spec, trials, stage1s, begun)
     say(
         render_plan(
             spec,
