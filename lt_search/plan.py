@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from lt_search.address import compute_kind, stage1_address
 from lt_search.durations import show_duration
 from lt_search.errors import UserError
-from lt_search.referee import first_decisions, journal_records, read_reports
+from lt_search.referee import ADDRESS, first_decisions, journal_records, read_reports
 from lt_search.run_folder import open_run, run_names
 from lt_search.rungs import Decision, Record, Rung, RungMachine
 from lt_search.sampler import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1, propose
@@ -25,7 +25,7 @@ from lt_search.values import flatten
 from trainers.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from optuna.trial import FrozenTrial
 
@@ -157,7 +157,13 @@ class _Simulation:
         self._spec, self._costs, self._stored = spec, costs, stored
         self._finished: set[str] = set()
         self._machine = RungMachine(spec.rung_list, spec.eta, enabled=spec.prune)
-        self._machine.restore(journal_records(begun.ended, spec.rung_list))
+        records = journal_records(begun.ended, spec.rung_list)
+        self._worth = self._in_order(record for record in records if record.rung.stage == 1)
+        addresses = {str(trial.number): trial.user_attrs.get(ADDRESS, "") for trial in begun.ended}
+        for record in records:
+            address = record.key if record.rung.stage == 1 else addresses[record.key]
+            value = self._value(record.rung, address, f"ended:{record.key}")
+            self._machine.restore([Record(record.rung, record.key, value)])
         for rung in begun.off:
             self._machine.turn_off(rung)
         self._first_decisions = first_decisions(begun.ended, spec.rung_list)
@@ -168,10 +174,11 @@ class _Simulation:
         end1 = Rung(1, lengths[0])
         trains = not (self._spec.reuse and self._is_settled(address))
         counts = Counts({BEGUN: int(trains)})
+        own = f"plan:{trial.number}"
         stop = None
         for rung in self._machine.rungs:
-            key = address if rung.stage == 1 else f"plan:{trial.number}"
-            value = self._value(rung, address, trial.number)
+            key = address if rung.stage == 1 else own
+            value = self._value(rung, address, own)
             verdict = self._machine.cross(Record(rung, key, value))
             trial.report(value, rung.step + (lengths[0] if rung.stage == 2 else 0))
             counts[rung] += verdict.first or trains
@@ -190,7 +197,7 @@ class _Simulation:
         if end >= end1:
             trial.set_user_attr(STAGE1_COST, self._costs.of(1, self._spec))
         if stop is None:
-            self._complete(study, trial, self._value(end, address, trial.number), reuses=not trains)
+            self._complete(study, trial, self._value(end, address, own), reuses=not trains)
         else:
             if stop.stage == 1:
                 trial.set_user_attr(STOPPED_IN_STAGE1, True)
@@ -210,10 +217,19 @@ class _Simulation:
         stopped = any(self._first_decisions.get((rung, address)) is Decision.STOP for rung in ahead)
         return stopped or address in self._finished or self._stored(address)
 
-    def _value(self, rung: Rung, address: str, number: int) -> float:
-        """A trial's value at a rung."""
-        stage1, stage2 = (derive_seed(self._spec.seed, "plan", of) / 2**63 for of in (address, number))
-        return stage1 + (STAGE2_WEIGHT * stage2 if rung.stage == 2 else 0.0)
+    def _in_order(self, records: Iterable[Record]) -> dict[str, float]:
+        """Random worths of a run's own stage 1s, in the order that it found; values of a metric have another scale."""
+        last = {record.key: (record.rung, record.value) for record in sorted(records, key=lambda record: record.rung)}
+        worths = sorted(map(self._random, last))
+        return dict(zip(sorted(last, key=lambda key: last[key]), worths, strict=True))
+
+    def _value(self, rung: Rung, address: str, own: str) -> float:
+        """The value at a rung of the trial `own`."""
+        stage1 = self._worth.get(address, self._random(address))
+        return stage1 + (STAGE2_WEIGHT * self._random(own) if rung.stage == 2 else 0.0)
+
+    def _random(self, key: str) -> float:
+        return derive_seed(self._spec.seed, "plan", key) / 2**63
 
 
 STAGE2_WEIGHT = 0.3
@@ -222,12 +238,11 @@ STAGE2_WEIGHT = 0.3
 The more stage 2 matters, the more of them a stage 1 gets, and the fewer stage 1s are begun. Proposals learn, and so
 most stage 2s of a search come to be good ones, which differ less than its stage 1s do."""
 
-
 TURNAROUND = 0.5
 """Seconds that handing out a trial and writing its files add to a stage 2, about, on one core (benchmarks/reuse)."""
 
 SIMULATED_TRIALS = 100
-"""Proposals that a plan makes; of a longer search, the first ones stand for all."""
+"""Proposals that a plan makes; of a longer search, their second half stands for the rest."""
 
 
 def earlier_seconds(spec: RunSpec, storage: FolderStore, compute: str) -> dict[int, float]:

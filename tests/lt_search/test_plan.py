@@ -271,7 +271,7 @@ def _shown(spec: RunSpec, expected: Expected, begun: Begun = NOTHING) -> str:
 
 
 def _ended(number: int, rungs: list[Rung], state: TrialState = TrialState.COMPLETE, **more: object) -> FrozenTrial:
-    """A trial of its own stage 1 that has a value at some rungs, better than any in a plan."""
+    """A trial of its own stage 1 that has a value at some rungs."""
     entry = {"key": str(number), "value": 9.0, "standard_error": 0.0, "counts": True, "decision": "continue"} | more
     entries = {rung_attribute(rung): entry for rung in rungs}
     return optuna.trial.create_trial(
@@ -287,13 +287,24 @@ def test_the_plan_of_a_run_that_was_begun_says_what_is_left(tiny_spec: RunSpec) 
 
 
 def test_the_trials_of_a_run_that_was_begun_are_peers_at_its_rungs(tiny_spec: RunSpec) -> None:
-    spec = tiny_spec.model_copy(update={"eta": 3})
-    ended = [_ended(0, [Rung(1, 1), Rung(1, 3)]), _ended(1, [Rung(1, 1)])]
-    running = _ended(2, [Rung(1, 1)], TrialState.RUNNING)  # it comes there in what is left
-    alone = _expect(spec, 4).arrivals
-    assert alone[Rung(1, 1)] == 4 and alone[Rung(1, 3)] >= 3 and alone[Rung(2, 1)] >= 3
-    begun = _expect(spec, 4, Begun(6, [*ended, running]))
-    assert begun.arrivals == {Rung(1, 1): 4, Rung(1, 3): 1, Rung(2, 1): 1}
+    spec = tiny_spec.model_copy(update={"eta": 20})
+    ended = [_ended(number, [Rung(1, 1)]) for number in range(19)]
+    running = _ended(19, [Rung(1, 1)], TrialState.RUNNING)  # it comes there in what is left
+    alone = _expect(spec, 12).arrivals
+    assert alone == {Rung(1, 1): 12, Rung(1, 3): 12, Rung(2, 1): 12}, "fewer than eta are not stopped"
+    begun = _expect(spec, 12, Begun(32, [*ended, running]))
+    assert begun.arrivals[Rung(1, 1)] == 12
+    assert 1 <= begun.arrivals[Rung(1, 3)] < 4, "the first one makes up the number, of the rest the best go on"
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_what_a_run_has_measured_is_compared_by_its_order(tiny_spec: RunSpec, scale: float) -> None:
+    stopped = [_ended(number, [Rung(1, 1)], value=scale * number) for number in range(20)]
+    finished = [_ended(number, [Rung(1, 1), Rung(1, 3)], value=scale * number) for number in range(20, 40)]
+    first, second, third = _expect(tiny_spec, 60, Begun(100, [*stopped, *finished])).arrivals.values()
+    assert first == 60
+    assert second == pytest.approx(30, abs=10)
+    assert third == pytest.approx(15, abs=10)
 
 
 def test_a_stage_1_that_a_run_has_stopped_is_not_planned_again(tiny_spec: RunSpec) -> None:
