@@ -218,15 +218,22 @@ class _Simulation:
         return stopped or address in self._finished or self._stored(address)
 
     def _in_order(self, records: Iterable[Record]) -> dict[str, float]:
-        """Random worths of a run's own stage 1s, in the order that it found; values of a metric have another scale."""
+        """Worths of a run's own stage 1s, in the order that it found; values of a metric have another scale."""
         last = {record.key: (record.rung, record.value) for record in sorted(records, key=lambda record: record.rung)}
-        worths = sorted(map(self._random, last))
+        worths = sorted(map(self._nth_worth, range(len(last))))
         return dict(zip(sorted(last, key=lambda key: last[key]), worths, strict=True))
 
     def _value(self, rung: Rung, address: str, own: str) -> float:
         """The value at a rung of the trial `own`."""
-        stage1 = self._worth.get(address, self._random(address))
+        stage1 = self._worth.setdefault(address, self._nth_worth(len(self._worth)))
         return stage1 + (STAGE2_WEIGHT * self._random(own) if rung.stage == 2 else 0.0)
+
+    def _nth_worth(self, number: int) -> float:
+        """Evenly spread whatever their number (the golden ratio's sequence), so that no plan has uncommon luck.
+
+        Nor do they depend on addresses, which change with versions and devices.
+        """
+        return (self._random("stage1") + number * GOLDEN) % 1
 
     def _random(self, key: str) -> float:
         return derive_seed(self._spec.seed, "plan", key) / 2**63
@@ -237,6 +244,8 @@ STAGE2_WEIGHT = 0.3
 
 The more stage 2 matters, the more of them a stage 1 gets, and the fewer stage 1s are begun. Proposals learn, and so
 most stage 2s of a search come to be good ones, which differ less than its stage 1s do."""
+
+GOLDEN = (5**0.5 - 1) / 2
 
 TURNAROUND = 0.5
 """Seconds that handing out a trial and writing its files add to a stage 2, about, on one core (benchmarks/reuse)."""
