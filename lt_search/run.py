@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import fields
@@ -40,7 +41,7 @@ from lt_search.reporting import REPORT, write_report
 from lt_search.resolve import resolve_spec
 from lt_search.resources import resolve_resources
 from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
-from lt_search.sampler import ReseededSampler, StagedSampler
+from lt_search.sampler import NeverSeenWarning, ReseededSampler, StagedSampler
 from lt_search.session import LoadedInputs
 from lt_search.space import load_space
 from lt_search.spec import RunSpec, SpecOptions, extra_key, tasks_of, trainer_type
@@ -324,6 +325,7 @@ def _sampler(spec: RunSpec) -> BaseSampler:
     if spec.sampler != "staged":
         return ReseededSampler(spec.seed, spec.sampler)
     stage1 = [name for name, parameter in spec.parameters.items() if parameter.stage == "stage1"]
+    warnings.simplefilter("ignore", NeverSeenWarning)  # a space's own names are never misspelt
     return StagedSampler(stage1 if spec.reuse else [], cost_ratio=spec.cost_ratio, seed=spec.seed)
 
 

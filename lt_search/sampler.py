@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from lt_search.parameters import Parameter, in_sampling_order
 from lt_search.plain_sampler import STARTUP_TRIALS, ReseededSampler
 from lt_search.stage_history import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1
-from lt_search.staged_sampler import StagedSampler
+from lt_search.staged_sampler import NeverSeenWarning, StagedSampler
 
 __all__ = [
     "REUSE_COST",
@@ -19,6 +19,7 @@ __all__ = [
     "STAGE2_COST",
     "STARTUP_TRIALS",
     "STOPPED_IN_STAGE1",
+    "NeverSeenWarning",
     "ReseededSampler",
     "StagedSampler",
     "propose",

@@ -24,6 +24,10 @@ SEEN_BY = 10
 """Complete trials after which a stage-1 name that none of them has is taken for a misspelt one."""
 
 
+class NeverSeenWarning(UserWarning):
+    """A stage-1 parameter that no trial has had so far. Its name may be misspelt, or its condition seldom holds."""
+
+
 class StagedSampler(BaseSampler):
     """TPE for trials of two stages: it knows what a stage costs, and that a stage 1 can be used again.
 
@@ -70,7 +74,6 @@ class StagedSampler(BaseSampler):
         self._seed = secrets.randbits(32) if seed is None else seed
         self._startup_trials = startup_trials
         self._plain = ReseededSampler(self._seed, startup_trials=startup_trials)
-        self._warned_of: set[str] = set()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters that were seen, with their latest ranges."""
@@ -116,13 +119,10 @@ class StagedSampler(BaseSampler):
         if complete and unknown and unknown == self._stage1:
             names = ", ".join(sorted(unknown))
             warnings.warn(f"no trial has any stage-1 parameter ({names}): this is plain TPE", stacklevel=3)
-        elif complete >= SEEN_BY and unknown - self._warned_of:
-            names = ", ".join(sorted(unknown - self._warned_of))
-            self._warned_of |= unknown
-            warnings.warn(
-                f"no trial has had the stage-1 parameter {names} yet: if a name is misspelt, it counts as stage 2's",
-                stacklevel=3,
-            )
+        elif complete >= SEEN_BY and unknown:
+            names = ", ".join(sorted(unknown))
+            text = f"no trial has had the stage-1 parameter {names} yet: if a name is misspelt, it counts as stage 2's"
+            warnings.warn(text, NeverSeenWarning, stacklevel=3)
 
     def _has_both_stages(self, space: Mapping[str, BaseDistribution]) -> bool:
         return 0 < sum(name in self._stage1 for name in space) < len(space)
