@@ -34,7 +34,7 @@ from lt_search.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.live import render_leaderboard, show_value
 from lt_search.messages import RunInputs
 from lt_search.metrics import METRICS, counted_classes
-from lt_search.plan import NOTHING, Begun, expect, measure, render_plan
+from lt_search.plan import measure, render_plan
 from lt_search.provenance import provenance
 from lt_search.referee import STORAGE_ERRORS, TRIALS, turned_off
 from lt_search.reporting import REPORT, write_report
@@ -43,6 +43,7 @@ from lt_search.resources import resolve_resources
 from lt_search.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
 from lt_search.sampler import NeverSeenWarning, ReseededSampler, StagedSampler
 from lt_search.session import LoadedInputs
+from lt_search.simulation import NOTHING, Begun, expect
 from lt_search.space import load_space
 from lt_search.spec import RunSpec, SpecOptions, extra_key, tasks_of, trainer_type
 from lt_search.stage_store import StageStore
