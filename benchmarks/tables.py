@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
+from benchmarks.shared import whole_search
 from lt_search.bootstrap import replicates
 from lt_search.class_groups import class_groups
 from lt_search.cluster import ray_cluster
@@ -30,12 +30,10 @@ from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
 from lt_search.data.workers import usable_cores
 from lt_search.drive import RunOptions
-from lt_search.exit_codes import ExitCode
 from lt_search.export import BEST, FOLDER, export_best, read_export
 from lt_search.journal import Journal
 from lt_search.metrics import evaluate
 from lt_search.prediction import predict
-from lt_search.run import search
 from lt_search.run_folder import JOURNAL, SPEC, open_run
 from lt_search.spec import SpecOptions
 from lt_search.store import FolderStore
@@ -198,11 +196,7 @@ def search_to(store: FolderStore, name: str, options: SpecOptions, trials: int) 
     )
     if store.exists(f"{name}/{SPEC}"):
         how = replace(how, name=None, resume=name)
-    code = search(options, how, Console(quiet=True))
-    if code == ExitCode.INTERRUPTED:
-        raise KeyboardInterrupt
-    if code != ExitCode.DONE:
-        raise RuntimeError(f"no trial finished: lt-search status {store.path(name)}")
+    whole_search(options, how)
 
 
 def show(data: Data, found: Mapping[str, Sequence[Logits]], columns: Mapping[str, str]) -> None:

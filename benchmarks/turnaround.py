@@ -14,11 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
-
+from benchmarks.shared import whole_search
 from lt_search.drive import RunOptions
 from lt_search.journal import Journal
-from lt_search.run import search
 from lt_search.spec import SpecOptions
 
 SPACE = """\
@@ -37,7 +35,7 @@ def seconds_per_trial(storage: Path, trials: int, *, warm: bool) -> float:
     space.write_text(SPACE)
     name = "warm" if warm else "fresh"
     how = RunOptions(storage=str(storage), name=name, trials=trials, max_concurrent=1, warm_workers=warm)
-    search(SpecOptions(str(space), "digits-ml:500"), how, Console(quiet=True))
+    whole_search(SpecOptions(str(space), "digits-ml:500"), how)
     ends = [trial.datetime_complete for trial in Journal.reader(storage / name / "journal.log").trials()]
     return median((b - a).total_seconds() for a, b in pairwise(ends) if a and b)
 

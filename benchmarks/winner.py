@@ -26,9 +26,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from scipy.stats import spearmanr
 
+from benchmarks.shared import whole_search
 from lt_search.bootstrap import class_replicates, paired_difference
 from lt_search.class_groups import class_groups
 from lt_search.data.registry import load_dataset
@@ -38,7 +38,6 @@ from lt_search.journal import Journal
 from lt_search.messages import RunInputs
 from lt_search.metrics import evaluate, mean_over
 from lt_search.referee import read_reports
-from lt_search.run import search
 from lt_search.run_folder import open_run
 from lt_search.spec import RunSpec, SpecOptions
 from lt_search.store import FolderStore
@@ -64,7 +63,7 @@ def run_search(storage: Path, seed: int, trials: int, epochs: int, *, tuned: boo
     options = SpecOptions(SPACE, DATA, budget="small", set=fixed, seed=seed, sampler=sampler, prune=tuned)
     known = (storage / name).exists()
     how = RunOptions(storage=str(storage), name=None if known else name, resume=name if known else None, trials=trials)
-    search(options, how, Console(quiet=True))
+    whole_search(options, how)
     return name
 
 
