@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import time
-import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +73,8 @@ class StageClaims:
 
     def _take_away(self, name: str, holder: dict[str, Any]) -> bool:
         """Removes a void claim; False if another run was faster, whose fresh claim may be there now."""
-        aside = _aside(name)
         try:
-            self._storage.rename(name, aside)
+            aside = self._storage.put_aside(name)
         except FileNotFoundError:
             return False
         found = _holder(self._storage, aside)
@@ -163,12 +161,6 @@ def _lives_here(holder: dict[str, Any] | None) -> bool:
 
 def _name(address: str) -> str:
     return f"{FOLDER}/{address}{SUFFIX}"
-
-
-def _aside(name: str) -> str:
-    """A hidden name beside a claim, as the store's own, so that `StageStore.prune` removes it after a kill."""
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/.{file}.{uuid.uuid4().hex}.part"
 
 
 def _alive(pid: object) -> bool:

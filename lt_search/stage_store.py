@@ -8,7 +8,6 @@ import json
 import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -218,9 +217,8 @@ class StageStore:
         """
         if address in in_use():
             return False
-        aside = f"{FOLDER}/.{address}.{uuid.uuid4().hex}.part"
         try:
-            self.storage.rename(_name(address), aside)
+            aside = self.storage.put_aside(_name(address))
         except OSError:
             return False
         try:

@@ -89,6 +89,13 @@ class FolderStore:
         """Gives a file, or a folder, another name; raises `OSError` if it is not there, or a folder of that name is."""
         self.path(name).rename(self.path(new_name))
 
+    def put_aside(self, name: str) -> str:
+        """Hides a file or a folder under a name of its own, which it returns, as what is half written has."""
+        path = self.path(name)
+        aside = str(path.with_name(f".{path.name}.{uuid.uuid4().hex}.part").relative_to(self.root))
+        self.rename(name, aside)
+        return aside
+
     def append_line(self, name: str, line: str) -> None:
         """Adds one line to a text file that only one process writes; a line that was cut off there stays alone."""
         target = self.path(name)
@@ -105,12 +112,11 @@ class FolderStore:
         """Removes a file or a folder with all in it; nothing happens if it is not there."""
         path = self.path(name)
         if path.is_dir():
-            aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
             try:
-                path.rename(aside)  # so that nobody reads a folder of which a part is gone
+                aside = self.put_aside(name)  # so that nobody reads a folder of which a part is gone
             except FileNotFoundError:
                 return
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(self.path(aside), ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
