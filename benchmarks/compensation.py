@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from trainers.compensation import fdc
-from trainers.gaussians import Gaussians
+from trainers.features.gaussians import Gaussians
+from trainers.losses.compensation import fdc
 
 B, K, D = 128, 23, 512
 FEW = 4

@@ -24,8 +24,8 @@ from torchvision.transforms import v2
 
 from lt_search.data.decoded import open_images
 from lt_search.data.registry import load_dataset
-from trainers import batches
-from trainers.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, training_images
+from trainers.images import batches
+from trainers.images.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, training_images
 
 SIDE, CACHED, CROP, BATCH = 1024, 256, 224, 32
 

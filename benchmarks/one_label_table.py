@@ -21,7 +21,7 @@ import random
 from pathlib import Path
 
 from benchmarks.tables import Data, Row, arguments, chosen, labels_folder, run_rows, show, storage_folder
-from lt_search.store import FolderStore
+from lt_search.storage.files import FolderStore
 
 CHULA_IMAGES, CHULA_SIZE = 3_000, 32
 ROWS = (

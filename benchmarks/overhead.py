@@ -37,18 +37,20 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from benchmarks.shared import whole_search
-from lt_search.cluster import ray_cluster
+from lt_search.config.options import RunOptions, SpecOptions
+from lt_search.config.parameters import propose
+from lt_search.config.resolver import resolve_spec
+from lt_search.config.spec import RunSpec
+from lt_search.config.values import flatten
 from lt_search.data.registry import load_dataset
-from lt_search.drive import RunOptions
-from lt_search.journal import Journal
-from lt_search.messages import StepReport
-from lt_search.referee import TRIALS, Referee, read_reports
-from lt_search.resolve import resolve_spec
-from lt_search.rungs import Decision
-from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler, propose
-from lt_search.spec import RunSpec, SpecOptions
-from lt_search.store import FolderStore
-from lt_search.values import flatten
+from lt_search.pruning.rungs import Decision
+from lt_search.samplers import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
+from lt_search.storage.files import FolderStore
+from lt_search.storage.journal import Journal
+from lt_search.storage.records import StepReport, read_reports
+from lt_search.storage.schema import TRIALS
+from lt_search.tuning.cluster import ray_cluster
+from lt_search.tuning.controller import Referee
 
 N_JOURNAL, N_RAY, N_STUDY, N_ASKS = 10_000, 300, 1_000, 20
 STAGE1, STAGE2, ETA, FIRST_RUNG = 8, 4, 2, 2

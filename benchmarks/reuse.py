@@ -50,18 +50,17 @@ from rich.table import Table
 
 import benchmarks.shared
 from benchmarks.shared import whole_search
-from lt_search.cluster import ray_cluster
+from lt_search.config.options import RunOptions, SpecOptions
+from lt_search.config.parameters import Parameter, propose
+from lt_search.config.resolver import resolve_spec
+from lt_search.config.spec import RunSpec
+from lt_search.config.values import flatten
 from lt_search.data.decoded import CACHE_VARIABLE
 from lt_search.data.registry import load_dataset
-from lt_search.drive import RunOptions
-from lt_search.exit_codes import ExitCode
-from lt_search.journal import Journal
-from lt_search.parameters import Parameter
-from lt_search.resolve import resolve_spec
-from lt_search.sampler import propose
-from lt_search.spec import RunSpec, SpecOptions
-from lt_search.store import FolderStore
-from lt_search.values import flatten
+from lt_search.errors import ExitCode
+from lt_search.storage.files import FolderStore
+from lt_search.storage.journal import Journal
+from lt_search.tuning.cluster import ray_cluster
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,7 @@ def plain_trial(config: dict[str, Any], spec: RunSpec, data: str, events: str) -
     import torch
     from ray import tune
 
-    from lt_search.messages import RunInputs
-    from lt_search.session import LoadedInputs
+    from lt_search.training.inputs import LoadedInputs, RunInputs
 
     def tell(what: str, value: float = 0.0) -> None:
         line = {"trial": tune.get_context().get_trial_id(), "what": what, "at": time.time(), "value": value}
@@ -203,8 +201,7 @@ def plain_stage2s(configs: list[dict[str, Any]], spec: RunSpec, data: str) -> li
     """
     import torch
 
-    from lt_search.messages import RunInputs
-    from lt_search.session import LoadedInputs
+    from lt_search.training.inputs import LoadedInputs, RunInputs
 
     torch.set_num_threads(1)
     seconds = []

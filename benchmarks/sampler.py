@@ -39,7 +39,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from lt_search.sampler import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
+from lt_search.samplers import STAGE1_COST, STAGE2_COST, ReseededSampler, StagedSampler
 
 TRIALS = 60
 METHODS = ("random", "default", "tpe", "naive", "staged")

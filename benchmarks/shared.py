@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lt_search.drive import RunOptions
-    from lt_search.spec import SpecOptions
+    from lt_search.config.options import RunOptions, SpecOptions
 
 TOP = Path(__file__).parent.parent
 
@@ -24,8 +23,8 @@ def whole_search(options: SpecOptions, how: RunOptions) -> None:
     """
     from rich.console import Console
 
-    from lt_search.exit_codes import ExitCode
-    from lt_search.run import search
+    from lt_search.errors import ExitCode
+    from lt_search.tuning.search import search
 
     said = io.StringIO()
     code = search(options, how, Console(file=said, width=200))

@@ -21,7 +21,7 @@ def stage2_peak(r: int) -> None:
     import torch
 
     from trainers.base import Task, TrainerInputs
-    from trainers.ldrnet import LDRNetConfig, LDRNetTrainer
+    from trainers.methods.ldrnet import LDRNetConfig, LDRNetTrainer
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (256, 1, 32, 32), dtype=np.uint8)

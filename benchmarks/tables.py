@@ -23,21 +23,20 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.shared import whole_search
-from lt_search.bootstrap import replicates
-from lt_search.class_groups import class_groups
-from lt_search.cluster import ray_cluster
+from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
 from lt_search.data.workers import usable_cores
-from lt_search.drive import RunOptions
-from lt_search.export import BEST, FOLDER, export_best, read_export
-from lt_search.journal import Journal
-from lt_search.metrics import evaluate
-from lt_search.prediction import predict
-from lt_search.run_folder import JOURNAL, SPEC, open_run
-from lt_search.spec import SpecOptions
-from lt_search.store import FolderStore
-from lt_search.summary import summarise
+from lt_search.metrics.bootstrap import replicates
+from lt_search.metrics.class_groups import class_groups
+from lt_search.metrics.evaluate import evaluate
+from lt_search.results.export import BEST, FOLDER, export_best, read_export
+from lt_search.results.predict import predict
+from lt_search.results.summary import summarise
+from lt_search.storage.files import FolderStore
+from lt_search.storage.journal import Journal
+from lt_search.storage.run_folder import JOURNAL, SPEC, open_run
+from lt_search.tuning.cluster import ray_cluster
 
 DEFAULT = "default"
 """Folder of a run with the export of its first trial."""
@@ -238,7 +237,7 @@ def show(data: Data, found: Mapping[str, Sequence[Logits]], columns: Mapping[str
 def centred_interval(drawn: npt.NDArray[np.float64], value: float) -> tuple[float, float]:
     """95 % percentile interval of resampled values (B,), less their bias against the value on the images themselves.
 
-    As `lt_search.bootstrap.interval` does for one model.
+    As `lt_search.metrics.bootstrap.interval` does for one model.
     """
     low, high = np.percentile(drawn, [2.5, 97.5]) - (drawn.mean() - value)
     return float(low), float(high)

@@ -15,9 +15,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.shared import whole_search
-from lt_search.drive import RunOptions
-from lt_search.journal import Journal
-from lt_search.spec import SpecOptions
+from lt_search.config.options import RunOptions, SpecOptions
+from lt_search.storage.journal import Journal
 
 SPACE = """\
 trainer: tests.tiny:TinyTrainer

@@ -51,8 +51,8 @@ def numpy_seconds(mean: Array, cov: Array, per_class: int, method: Method) -> fl
 
 
 def our_seconds(mean: Array, cov: Array, per_class: int) -> float:
-    from trainers.gaussians import Gaussians
-    from trainers.virtual import balanced_virtual_batches
+    from trainers.features.gaussians import Gaussians
+    from trainers.features.virtual import balanced_virtual_batches
 
     def draw() -> None:
         gaussians = Gaussians.of(torch.from_numpy(mean)[None], torch.from_numpy(cov)[None])
@@ -72,7 +72,7 @@ def seconds(work: Callable[[], object]) -> float:
 def stage2_memory() -> None:
     """Prints the peak memory of two rounds of LMD's stage 2 with a tiny E-step, above the built model's, in MB."""
     from trainers.base import Task, TrainerInputs
-    from trainers.lmd import LMDConfig, LMDTrainer
+    from trainers.methods.lmd import LMDConfig, LMDTrainer
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (LARGE_K * 30, 1, 32, 32), dtype=np.uint8)

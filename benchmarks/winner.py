@@ -29,19 +29,19 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from benchmarks.shared import whole_search
-from lt_search.bootstrap import class_replicates, paired_difference
-from lt_search.class_groups import class_groups
+from lt_search.config.options import RunOptions, SpecOptions
+from lt_search.config.spec import RunSpec
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
-from lt_search.drive import RunOptions
-from lt_search.journal import Journal
-from lt_search.messages import RunInputs
-from lt_search.metrics import evaluate, mean_over
-from lt_search.referee import read_reports
-from lt_search.run_folder import open_run
-from lt_search.spec import RunSpec, SpecOptions
-from lt_search.store import FolderStore
-from lt_search.summary import TrialSummary, summarise
+from lt_search.metrics.bootstrap import class_replicates, paired_difference
+from lt_search.metrics.class_groups import class_groups
+from lt_search.metrics.evaluate import evaluate, mean_over
+from lt_search.results.summary import TrialSummary, summarise
+from lt_search.storage.files import FolderStore
+from lt_search.storage.journal import Journal
+from lt_search.storage.records import read_reports
+from lt_search.storage.run_folder import open_run
+from lt_search.training.inputs import RunInputs
 
 Logits = npt.NDArray[np.float32]
 SPACE, DATA = "ldrnet", "digits-ml"
@@ -89,7 +89,7 @@ def train_again(spec: RunSpec, params: dict[str, Any]) -> Scored:
     import torch
 
     from lt_search.data.decoded import open_images
-    from lt_search.session import LoadedInputs
+    from lt_search.training.inputs import LoadedInputs
 
     torch.set_num_threads(1)
     dataset = load_dataset(DATA)

@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lt_search.durations import parse_duration
-from lt_search.errors import MachineError, Problems, UserError
-from lt_search.exit_codes import ExitCode
+from lt_search.config.durations import parse_duration
+from lt_search.errors import ExitCode, MachineError, Problems, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lt_search.drive import RunOptions
-    from lt_search.spec import SpecOptions
+    from lt_search.config.options import RunOptions, SpecOptions
 
 T = TypeVar("T")
 
@@ -188,8 +186,8 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
 
 def _search(namespace: argparse.Namespace, console: Console) -> int:
     what, how = _search_options(namespace)
-    from lt_search.comparison import compare, is_comparison
-    from lt_search.run import search
+    from lt_search.tuning.comparison import compare, is_comparison
+    from lt_search.tuning.search import search
 
     return (compare if is_comparison(what, how) else search)(what, how, console)
 
@@ -237,8 +235,7 @@ def _search_options(namespace: argparse.Namespace) -> tuple[SpecOptions, RunOpti
         problems.add("--space", "is missing", "name a space; `lt-search spaces` lists them")
     problems.raise_if_any()
 
-    from lt_search.drive import RunOptions
-    from lt_search.spec import SpecOptions
+    from lt_search.config.options import RunOptions, SpecOptions
 
     return SpecOptions(space or "", **given), RunOptions(**how)
 
@@ -270,13 +267,13 @@ def _word(*words: str) -> Callable[[str], Any]:
 
 
 def _status(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.comparison import comparison_folder, show_ranking
-    from lt_search.journal import Journal, NoTrialsYetError
-    from lt_search.live import render_leaderboard, render_status
-    from lt_search.referee import last_step
-    from lt_search.run_folder import COMPARISON, JOURNAL, open_run
-    from lt_search.store import FolderStore
-    from lt_search.summary import summarise
+    from lt_search.results.summary import summarise
+    from lt_search.storage.files import FolderStore
+    from lt_search.storage.journal import Journal, NoTrialsYetError
+    from lt_search.storage.records import last_step
+    from lt_search.storage.run_folder import COMPARISON, JOURNAL, open_run
+    from lt_search.tuning.comparison import comparison_folder, show_ranking
+    from lt_search.tuning.progress import render_leaderboard, render_status
 
     compared = comparison_folder(namespace.storage, namespace.run)
     if compared.exists(COMPARISON):
@@ -299,11 +296,11 @@ def _status(namespace: argparse.Namespace, console: Console) -> int:
 
 
 def _export(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.export import export_best
-    from lt_search.journal import Journal
-    from lt_search.run_folder import JOURNAL, open_run
-    from lt_search.store import FolderStore
-    from lt_search.summary import summarise
+    from lt_search.results.export import export_best
+    from lt_search.results.summary import summarise
+    from lt_search.storage.files import FolderStore
+    from lt_search.storage.journal import Journal
+    from lt_search.storage.run_folder import JOURNAL, open_run
 
     store, spec = open_run(FolderStore(Path(namespace.storage)), namespace.run, "RUN")
     folder = export_best(spec, store, summarise(spec, Journal.reader(store.path(JOURNAL))))
@@ -312,10 +309,10 @@ def _export(namespace: argparse.Namespace, console: Console) -> int:
 
 
 def _report(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.journal import Journal
-    from lt_search.reporting import REPORT, write_report
-    from lt_search.run_folder import JOURNAL, open_run
-    from lt_search.store import FolderStore
+    from lt_search.results.report.collect import REPORT, write_report
+    from lt_search.storage.files import FolderStore
+    from lt_search.storage.journal import Journal
+    from lt_search.storage.run_folder import JOURNAL, open_run
 
     store, spec = open_run(FolderStore(Path(namespace.storage)), namespace.run, "RUN")
     write_report(spec, Journal.reader(store.path(JOURNAL)), store)
@@ -324,7 +321,7 @@ def _report(namespace: argparse.Namespace, console: Console) -> int:
 
 
 def _evaluate(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.evaluation import evaluate_export
+    from lt_search.results.evaluate import evaluate_export
 
     return evaluate_export(
         Path(namespace.folder),
@@ -341,8 +338,8 @@ def _posthoc(namespace: argparse.Namespace, console: Console) -> int:
     models = arguments.read("models", _within(int, 1, 100))
     views = arguments.read("views", _within(int, 1, 8))
     arguments.problems.raise_if_any()
-    from lt_search.posthoc.command import tune_run
-    from lt_search.store import FolderStore
+    from lt_search.results.posthoc.command import tune_run
+    from lt_search.storage.files import FolderStore
 
     return tune_run(
         namespace.run,
@@ -357,7 +354,7 @@ def _posthoc(namespace: argparse.Namespace, console: Console) -> int:
 
 
 def _spaces(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.space_listing import list_spaces, show_space
+    from lt_search.config.listing import list_spaces, show_space
 
     console.print(show_space(namespace.name) if namespace.name else list_spaces())
     return ExitCode.DONE
@@ -388,7 +385,7 @@ def _data(namespace: argparse.Namespace, console: Console) -> int:
 def _store(namespace: argparse.Namespace, console: Console) -> int:
     arguments = _Arguments(namespace)
     keep_gb = arguments.read("keep_gb", _within(float, 0, 1e9)) if namespace.action == "prune" else None
-    from lt_search.store_command import list_stages, prune_stages, stage_storage, verify_stages
+    from lt_search.storage.maintenance import list_stages, prune_stages, stage_storage, verify_stages
 
     storage = arguments.problems.collect(lambda: stage_storage(namespace.storage))
     arguments.problems.raise_if_any()
@@ -408,7 +405,7 @@ def _embedding(arguments: _Arguments) -> Callable[[Sequence[str]], str]:
     source = model if revision is None else f"{model}@{revision}"
 
     def write(labels: Sequence[str]) -> str:
-        from lt_search.label_embeddings import write_label_embeddings
+        from lt_search.training.tensor_files import write_label_embeddings
 
         assert output is not None
         return write_label_embeddings(source, labels, pooling, output)

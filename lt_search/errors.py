@@ -1,9 +1,10 @@
-"""The user's mistakes: collected, then reported at once, each with its place and its fix."""
+"""User errors, collected and reported together, and the exit codes of all commands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -74,3 +75,15 @@ class Problems:
         """Raises `UserError` with everything found so far, if anything was."""
         if self._found:
             raise UserError(*self._found)
+
+
+class ExitCode(IntEnum):
+    """Exit codes of all commands."""
+
+    DONE = 0
+    FAILED = 1
+    """The run failed: no trial finished, or the storage broke."""
+    BAD_INPUT = 2
+    """What the user gave cannot be used; one message named every mistake."""
+    INTERRUPTED = 130
+    """Ended by Ctrl-C or SIGTERM; the run can be resumed."""

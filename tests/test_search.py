@@ -26,12 +26,12 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from lt_search.cli import main
-from lt_search.cluster import ray_cluster
-from lt_search.journal import Journal, NoTrialsYetError
-from lt_search.referee import ADDRESS, REUSED
-from lt_search.sampler import STAGE1_COST
-from lt_search.stage_store import StageStore
-from lt_search.store import FolderStore
+from lt_search.samplers import STAGE1_COST
+from lt_search.storage.files import FolderStore
+from lt_search.storage.journal import Journal, NoTrialsYetError
+from lt_search.storage.schema import ADDRESS, REUSED
+from lt_search.storage.stage_store import StageStore
+from lt_search.tuning.cluster import ray_cluster
 from tests.lt_search.conftest import own_cache, tiny_csv, tiny_space  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).parent.parent

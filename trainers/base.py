@@ -20,9 +20,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from trainers.heads import LinearHead
+from trainers.images.tta import View
+from trainers.networks.heads import LinearHead
 from trainers.task import Task as Task  # noqa: PLC0414 - re-exported: the contract names it
-from trainers.tta import View
 
 State = dict[str, Any]
 """Nested dicts and lists whose leaves are tensors, numbers, strings, booleans or None."""
@@ -164,7 +164,7 @@ class TwoStageTrainer(ABC, Generic[ConfigT]):
     may then be several arrays as one, which has `len`, `shape` and what indexing by an array of indices gives."""
 
     n_views: ClassVar[int] = 1
-    """How many of the views of `trainers.tta.VIEWS` it can predict on; 1: the image itself alone."""
+    """How many of the views of `trainers.images.tta.VIEWS` it can predict on; 1: the image itself alone."""
 
     def __init__(self, config: ConfigT, inputs: TrainerInputs) -> None:
         self.config = config
@@ -225,7 +225,7 @@ class TwoStageTrainer(ABC, Generic[ConfigT]):
     def view_logits(self, images: Images, view: View) -> Tensor:
         """Logits (N, C), float32 on CPU, of the current head on a view of each image.
 
-        Asked for the first `n_views` of `trainers.tta.VIEWS`; for a trainer that gives no further views, for the image
+        Asked for the first `n_views` of `trainers.images.tta.VIEWS`; for a trainer without further views, for the image
         itself alone.
         """
         return self.predict_logits(images)

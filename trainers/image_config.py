@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from trainers.augment import Augmentation
-from trainers.backbones import CONV4, UnknownBackbone, check_name
 from trainers.base import Resource, Stage1Config, TrainerConfig
+from trainers.images.augment import Augmentation
+from trainers.networks.backbones import CONV4, UnknownBackbone, check_name
 from trainers.resources import PUBLISHED
 
 NONE = "none"

@@ -10,19 +10,19 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from trainers import batches
-from trainers.augment import evaluation_images
 from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer, Weights
-from trainers.feature_cache import FeatureCache
-from trainers.gaussians import MAX_FULL_DIM, CovType, Gaussians, GroupSums
-from trainers.heads import LinearHead, linear_head
+from trainers.features.cache import FeatureCache
+from trainers.features.gaussians import MAX_FULL_DIM, CovType, Gaussians, GroupSums
+from trainers.features.probes import lda, lda_per_label
+from trainers.features.sampling import class_balanced_order
+from trainers.features.virtual import BLOCK, balanced_virtual_batches
 from trainers.image_config import NONE, ImageTrainerConfig
-from trainers.probes import lda, lda_per_label
-from trainers.sampling import class_balanced_order
+from trainers.images import batches
+from trainers.images.augment import evaluation_images
+from trainers.images.tta import VIEWS, View, view_images
+from trainers.networks.heads import LinearHead, linear_head
 from trainers.seeding import generator, seeded
 from trainers.state import clone
-from trainers.tta import VIEWS, View, view_images
-from trainers.virtual import BLOCK, balanced_virtual_batches
 
 EVAL_BATCH = 128
 """Images in one forward pass without gradients."""
@@ -110,7 +110,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
             return torch.cat([self.model.head(x).cpu() for _, x in self.extract(images)])
 
     def view_logits(self, images: Images, view: View) -> Tensor:
-        """Logits (N, C), float32 on CPU, of the current head on a view of each image, see `trainers.tta`."""
+        """Logits (N, C), float32 on CPU, of the current head on a view of each image, see `trainers.images.tta`."""
         self.model.eval()
         crop, in_order = self.config.stage1.crop, batches.in_order(len(images), EVAL_BATCH)
         with torch.no_grad():
@@ -126,7 +126,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         return linear_head(self.model.head)
 
     def probe_logits(self, images: Images) -> Tensor:
-        """Logits (N, C), float32 on CPU, of a linear discriminant on the class Gaussians (`trainers.probes`)."""
+        """Logits (N, C), float32 on CPU, of a linear discriminant on the class Gaussians (`features.probes`)."""
         sums = self.current_sums()
         if self.class_aware:
             weight, bias = (part.float() for part in lda_per_label(sums))

@@ -13,11 +13,11 @@ ENTRY_POINT_GROUP = "lt_search.trainers"
 """A package that brings a trainer lists it here: `name = "module:Class"`."""
 
 BUILT_IN = {
-    "cxr": "trainers.cxr:CXRTrainer",
-    "decoupled": "trainers.decoupled:DecoupledTrainer",
-    "ldrnet": "trainers.ldrnet:LDRNetTrainer",
-    "lmd": "trainers.lmd:LMDTrainer",
-    "metric": "trainers.metric:MetricTrainer",
+    "cxr": "trainers.methods.cxr:CXRTrainer",
+    "decoupled": "trainers.methods.decoupled:DecoupledTrainer",
+    "ldrnet": "trainers.methods.ldrnet:LDRNetTrainer",
+    "lmd": "trainers.methods.lmd:LMDTrainer",
+    "metric": "trainers.methods.metric:MetricTrainer",
 }
 """The trainers of this package by name; imported when they are asked for."""
 

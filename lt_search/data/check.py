@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from lt_search.class_groups import ClassGroups, class_groups
 from lt_search.data.csv_cells import LISTED
 from lt_search.data.table import PART_NAMES, Dataset, ExtraData, ImageHeader, Part, PartName, UnreadableImageError
 from lt_search.data.workers import progress_bar, usable_cores
-from lt_search.metrics import metrics_for
+from lt_search.metrics.class_groups import ClassGroups, class_groups
+from lt_search.metrics.evaluate import metrics_for
 from trainers.task import Task
 
 RGB = 3

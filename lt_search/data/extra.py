@@ -4,7 +4,7 @@ As Hong et al. (arXiv 2308.08853) add ChestX-ray14 and CheXpert to CXR-LT. The r
 
 - Only what the further set calls its training part is added, and only to training: validation and test stay what they
   are, and so do the counts by which classes are head, medium or tail.
-- Labels are found by name (`trainers.extra_labels`). A class that the further set does not have is unknown in its
+- Labels are found by name (`label_alignment`). A class that the further set does not have is unknown in its
   images; a name of its own that is none of the classes is left out, and said. Where it has a word for an image with
   none of its classes, such as "No Finding", and that is one of the classes, such images have it.
 - Nobody who is scored comes back in: images of a patient or group of the validation or test split, going by the name
@@ -31,11 +31,11 @@ from PIL import Image
 from lt_search.data.csv_cells import listing
 from lt_search.data.file_source import FileImages
 from lt_search.data.image_files import to_planes
+from lt_search.data.label_alignment import align_labels, plain
 from lt_search.data.registry import PUBLISHED, load_dataset, split_root
 from lt_search.data.table import Dataset, ExtraData, ImageHeader, ImageSource, Labels, Part, digest
 from lt_search.data.units import people_of
 from lt_search.errors import Problem, Problems, UserError
-from trainers.extra_labels import align_labels, plain
 from trainers.task import Task
 
 OPTION = "--extra-data"

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt_search.data import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, odir5k, skin7
 from lt_search.data.csv_reader import read_csv_dataset
 from lt_search.data.digits import digits_lt, digits_ml
+from lt_search.data.readers import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, odir5k, skin7
 from lt_search.data.table import Dataset
 from lt_search.errors import Problem, Problems, UserError
 from trainers.task import Task
@@ -62,7 +62,7 @@ def load_dataset(
 
             - bundled: `digits-lt`, `digits-lt:50` (imbalance factor), `digits-ml`, `digits-ml:20000` (training images);
             - downloaded by the user to `data_root`: a name in `PUBLISHED`, alone or with a variant behind a colon, as
-              in `isic2019:lt-100`; the module of its reader says which there are, here `lt_search.data.isic2019`;
+              in `isic2019:lt-100`; the module of its reader says which there are, here `readers.isic2019`;
             - the path of a CSV file, see `lt_search.data.csv_reader`.
         data_root: the folder of a downloaded data set; or where the image paths of a CSV file start from, None for
             the file's own folder.

@@ -29,8 +29,8 @@ from benchmarks.overhead import (
     through_journal,
     values_of,
 )
-from lt_search.journal import Journal
-from lt_search.stage_history import PROPOSED
+from lt_search.samplers.history import PROPOSED
+from lt_search.storage.journal import Journal
 
 
 def test_a_clock_counts_a_report_in_its_trial_too(monkeypatch: pytest.MonkeyPatch) -> None:

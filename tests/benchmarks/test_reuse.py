@@ -31,9 +31,9 @@ from benchmarks.reuse import (
     plain_stage2s,
     share_of_bound,
 )
-from lt_search.drive import RunOptions
-from lt_search.exit_codes import ExitCode
-from lt_search.spec import RunSpec, SpecOptions
+from lt_search.config.options import RunOptions, SpecOptions
+from lt_search.config.spec import RunSpec
+from lt_search.errors import ExitCode
 from tests.lt_search.conftest import own_cache, tiny_csv, tiny_space, tiny_spec  # noqa: F401 (fixtures)
 
 CASE = CASES["lmd-stage2/off"]
@@ -98,7 +98,7 @@ def end_search(monkeypatch: pytest.MonkeyPatch, code: ExitCode) -> None:
         console.print("why it ended")
         return code
 
-    monkeypatch.setattr("lt_search.run.search", search)
+    monkeypatch.setattr("lt_search.tuning.search.search", search)
 
 
 def end_fit(monkeypatch: pytest.MonkeyPatch, during: Callable[[], None], errors: Sequence[Exception] = ()) -> None:

@@ -10,8 +10,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from benchmarks.one_label_table import draw_chula
 from benchmarks.tables import Data, Row, arguments, centred_interval, labels_folder, show
-from lt_search.bootstrap import paired_difference, replicates
-from tests.lt_search.data.pictures import make_table, multi_class_rows, write_csv
+from lt_search.metrics.bootstrap import paired_difference, replicates
+from tests.helpers.pictures import make_table, multi_class_rows, write_csv
 from trainers.task import Task
 
 

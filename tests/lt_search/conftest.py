@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lt_search.config.options import SpecOptions
+from lt_search.config.resolver import resolve_spec
+from lt_search.config.spec import RunSpec
 from lt_search.data.registry import load_dataset
-from lt_search.resolve import resolve_spec
-from lt_search.spec import RunSpec, SpecOptions
 
 TINY_SPACE = """\
 # A space for tests

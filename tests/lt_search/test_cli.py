@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from lt_search.cli import main
-from lt_search.store import FolderStore
-from tests.lt_search.data.published import make_isic, make_nih, make_odir
-from tests.lt_search.extra import extra_table
-from tests.lt_search.tiny_encoders import save_clip
+from lt_search.storage.files import FolderStore
+from tests.helpers.extra_data import extra_table
+from tests.helpers.published import make_isic, make_nih, make_odir
+from tests.helpers.tiny_encoders import save_clip
 
 
 class Outcome:
@@ -118,7 +118,7 @@ def test_missing_published_weights_are_said_and_done_without_with_the_small_budg
     run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", "empty")
-    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr("lt_search.tuning.plan.MEASURED_SECONDS", 0.0)
     _no_network(monkeypatch)
     options = ("--set", "stage1.backbone=mobilenet_v3_small", "--set", "stage1.weights=imagenet", *SHORT)
     outcome = run("search", "--space", "ldrnet", "--budget", "small", *options, "--plan")
@@ -163,7 +163,7 @@ def test_a_wrong_table_is_refused(run, tmp_path: Path, header: str, lines: list[
 
 
 def test_plan_measures_one_trial_and_starts_no_search(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr("lt_search.tuning.plan.MEASURED_SECONDS", 0.0)
     outcome = run("search", "--space", "ldrnet", "--trials", "20", "--plan", *SHORT)
     assert outcome.code == 0
     words = ("20, ", "rung", "stage-1 trainings", "device-hours", "MiB a checkpoint", "2 steps of stage 1, 2 steps of")
@@ -216,7 +216,7 @@ def test_data_check_describes_a_published_data_set_with_its_split_and_metrics(ru
 
 
 def test_extra_data_is_checked_and_planned_with(run, tiny_csv: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("lt_search.plan.MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr("lt_search.tuning.plan.MEASURED_SECONDS", 0.0)
     extra_table(tmp_path / "images", "a|hernia", "b", "")
     (tmp_path / "images/labels.csv").rename(tmp_path / "more.csv")
     data = ("--dataset", tiny_csv, "--extra-data", f"more.csv={tmp_path / 'images'}")
@@ -319,7 +319,7 @@ def test_posthoc_hands_its_options_on(run, tmp_path: Path, monkeypatch: pytest.M
         given.update(options, name=name, storage=storage.root)
         return 0
 
-    monkeypatch.setattr("lt_search.posthoc.command.tune_run", tune_run)
+    monkeypatch.setattr("lt_search.results.posthoc.command.tune_run", tune_run)
     words = ("--settings", 9, "--models", 2, "--views", 4, "--dataset", "x.csv", "--data-root", "d", "--storage", "s")
     assert run("posthoc", "some-run", *words).code == 0
     expected = {"name": "some-run", "storage": tmp_path / "s", "trials": 9, "models": 2, "views": 4}

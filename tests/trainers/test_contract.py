@@ -16,9 +16,9 @@ from torch import Tensor
 
 from lt_search.data.joined import JoinedImages
 from trainers.base import Images, State, Task, TrainerInputs, TwoStageTrainer
+from trainers.images.tta import VIEWS
 from trainers.registry import BUILT_IN, find_trainer
 from trainers.state import pack, unpack
-from trainers.tta import VIEWS
 
 N, C, SIDE = 41, 4, 16
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 from lt_search.data import load_dataset
 from lt_search.data.check import describe
-from tests.lt_search.data.pictures import make_table, multi_class_rows, multi_label_rows
+from tests.helpers.pictures import make_table, multi_class_rows, multi_label_rows
 
 
 def test_counts_groups_sizes_and_modes_are_found(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from lt_search.data import Dataset, load_dataset, open_images
 from lt_search.data.check import describe
-from lt_search.metrics import check_metric
-from tests.lt_search.data.pictures import make_table, multi_class_rows, multi_label_rows
-from tests.lt_search.data.published import (
+from lt_search.metrics.evaluate import check_metric
+from tests.helpers.pictures import make_table, multi_class_rows, multi_label_rows
+from tests.helpers.published import (
     add_official_lists,
     make_archive,
     make_cxr_lt,

@@ -11,13 +11,7 @@ from lt_search.data import load_dataset
 from lt_search.data.csv_cells import LISTED
 from lt_search.data.table import Dataset
 from lt_search.errors import UserError
-from tests.lt_search.data.pictures import (
-    make_table,
-    multi_class_rows,
-    multi_label_rows,
-    save_grey,
-    write_csv,
-)
+from tests.helpers.pictures import make_table, multi_class_rows, multi_label_rows, save_grey, write_csv
 from trainers.task import Task
 
 GIVEN = [

@@ -13,8 +13,8 @@ from lt_search.data import decoded, load_dataset, open_images
 from lt_search.data.csv_cells import LISTED
 from lt_search.data.table import Part
 from lt_search.errors import UserError
-from tests.lt_search.data.pictures import make_table, multi_class_rows
-from tests.lt_search.data.sources import PlainImages, plain_part
+from tests.helpers.pictures import make_table, multi_class_rows
+from tests.helpers.sources import PlainImages, plain_part
 
 SPAWN = multiprocessing.get_context("spawn")
 SIZE = 64

@@ -17,8 +17,8 @@ from lt_search.data.extra import UNKNOWN, add_extra_data
 from lt_search.data.registry import load_dataset, split_root
 from lt_search.data.table import Dataset, ExtraData
 from lt_search.errors import UserError
-from tests.lt_search.data.pictures import make_table, multi_class_rows, multi_label_rows, write_csv
-from tests.lt_search.data.published import make_cxr_lt, make_nih, make_odir, save_rgb
+from tests.helpers.pictures import make_table, multi_class_rows, multi_label_rows, write_csv
+from tests.helpers.published import make_cxr_lt, make_nih, make_odir, save_rgb
 
 Row = dict[str, str]
 

@@ -6,7 +6,7 @@ import pytest
 
 from lt_search.data import BUNDLED, PUBLISHED, bundled_for, load_dataset
 from lt_search.errors import UserError
-from tests.lt_search.data.pictures import make_table, multi_class_rows
+from tests.helpers.pictures import make_table, multi_class_rows
 from trainers.task import Task
 
 

@@ -6,7 +6,7 @@ import pytest
 from lt_search.data import xlsx_cells
 from lt_search.data.xlsx_cells import read_xlsx_cells
 from lt_search.errors import UserError
-from tests.lt_search.data.published import write_xlsx
+from tests.helpers.published import write_xlsx
 
 COLUMNS = ("ID", "Left Eye", "", "N", "")
 ROWS = [["7", "a\uff0cb & c", "", "1", ""], ["", "", "", "", ""], ["12", "", "x", "0", "behind"]]

@@ -1,0 +1,1 @@
+"""What was asked for: search spaces, ranges, options, and the resolved spec of a run."""

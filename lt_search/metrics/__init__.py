@@ -1,0 +1,1 @@
+"""Metrics of long-tailed classification, and their bootstrap standard errors and intervals."""

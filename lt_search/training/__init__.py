@@ -1,0 +1,1 @@
+"""Training of one trial, stage by stage. Knows no Ray."""

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from lt_search.config.parameters import Condition, Parameter, active_names, in_sampling_order, parse_range
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("uniform(0, 1.5)", FloatDistribution(0, 1.5)),
+        ("loguniform(1e-5, 1e-3)", FloatDistribution(1e-5, 1e-3, log=True)),
+        ("int(1, 4)", IntDistribution(1, 4)),
+        ("logint(5, 500)", IntDistribution(5, 500, log=True)),
+        ("choice(256, 512, backbone)", CategoricalDistribution((256, 512, "backbone"))),
+        ("choice(full, diag)", CategoricalDistribution(("full", "diag"))),
+        ("bool()", CategoricalDistribution((False, True))),
+    ],
+)
+def test_reads_a_range(text: str, expected: object) -> None:
+    assert parse_range(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("uniform(1, 0)", "reversed"),
+        ("uniform(1, 1)", "reversed or empty"),
+        ("loguniform(0, 1)", "log scale"),
+        ("logint(0, 5)", "log scale"),
+        ("int(0.5, 2)", "whole numbers"),
+        ("uniform(a, b)", "two numbers"),
+        ("uniform(1)", "two numbers"),
+        ("choice(a)", "at least two"),
+        ("choice(a, a)", "all different"),
+        ("bool(1)", "takes no values"),
+        ("normal(0, 1)", "is not a range"),
+        ("0.5", "is not a range"),
+    ],
+)
+def test_refuses_a_wrong_range_and_names_the_rule(text: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        parse_range(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "holds"),
+    [
+        ("stage1.loss == triplet", {"stage1.loss": "triplet"}, True),
+        ("stage1.loss == triplet", {"stage1.loss": "ce"}, False),
+        ("stage1.loss == triplet", {}, False),
+        ("stage1.loss != triplet", {"stage1.loss": "ce"}, True),
+        ("stage1.loss != triplet", {}, False),
+        ("stage2.on == true", {"stage2.on": True}, True),
+        ("stage1.loss in (triplet, npair)", {"stage1.loss": "npair"}, True),
+        ("stage1.loss in (triplet, npair)", {"stage1.loss": "ce"}, False),
+    ],
+)
+def test_condition_holds(text: str, values: dict[str, object], holds: bool) -> None:
+    condition = Condition.parse(text)
+    assert condition.holds(values) is holds
+    assert Condition.parse(str(condition)) == condition
+
+
+def test_refuses_a_condition_of_another_form() -> None:
+    with pytest.raises(ValueError, match="name == value"):
+        Condition.parse("stage1.lr > 3")
+
+
+def _parameter(name: str, when: str | None = None) -> Parameter:
+    return Parameter(name, "bool()", Condition.parse(when) if when else None)
+
+
+def test_a_parameter_comes_after_the_one_its_condition_reads() -> None:
+    parameters = {p.name: p for p in (_parameter("c", "b == true"), _parameter("b", "a == true"), _parameter("a"))}
+    assert [p.name for p in in_sampling_order(parameters)] == ["a", "b", "c"]
+
+
+def test_conditions_in_a_circle_are_refused() -> None:
+    parameters = {p.name: p for p in (_parameter("a", "b == true"), _parameter("b", "a == true"))}
+    with pytest.raises(ValueError, match="depend on each other"):
+        in_sampling_order(parameters)
+
+
+def test_what_hangs_on_an_inactive_parameter_is_inactive() -> None:
+    parameters = {p.name: p for p in (_parameter("a"), _parameter("b", "a == true"), _parameter("c", "b == true"))}
+    assert set(active_names(parameters, {"a": False, "b": True, "c": True})) == {"a"}
+    assert set(active_names(parameters, {"a": True, "b": True, "c": True})) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.b == null", "a.b != true", "a.b == 3", "a.b == 0.5", "a.b == full", 'a.b == "1"', 'a.b == "null"',
+        'a.b in (x, "2", null)',
+    ],
+)  # fmt: skip
+def test_a_condition_is_read_again_as_it_was_written(text: str) -> None:
+    condition = Condition.parse(text)
+    assert Condition.parse(str(condition)) == condition
+    assert str(condition) == text

@@ -1,0 +1,334 @@
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from lt_search.metrics.class_groups import class_groups
+from lt_search.pruning.probe_audit import Correlation, Foresight
+from lt_search.pruning.rungs import Rung
+from lt_search.results.report.content import (
+    ClassScore,
+    Cost,
+    ReportData,
+    RungEntry,
+    RungRow,
+    Score,
+    StepValue,
+    TrialRow,
+    TrialState,
+    Winner,
+)
+from lt_search.results.report.page import render
+
+RUNGS = ((1, 2), (1, 6), (2, 2), (2, 5))
+STAGE_LENGTH = {1: 16, 2: 10}
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+def synthetic(n_trials: int, n_classes: int = 10, seed: int = 0) -> ReportData:
+    """A search that looks like a real one: values rise, rungs stop the worst, some trials fail or still run."""
+    rng = np.random.default_rng(seed)
+    trials, entries = [], {rung: list[RungEntry]() for rung in RUNGS}
+    for number in range(n_trials):
+        params: dict[str, object] = {
+            "stage1.lr": float(10 ** rng.uniform(-4.5, -2)),
+            "stage1.weight_decay": float(10 ** rng.uniform(-5, -2)),
+            "stage1.loss": str(rng.choice(["bce", "asl", "focal"])),
+            "stage2.alpha": float(rng.uniform(0, 1)),
+            "stage2.q": float(rng.uniform(0.1, 1)),
+            "stage2.virtual_images": int(rng.choice([500, 1000, 5000, 20000])),
+            "stage2.diagonal": bool(rng.random() < 0.5),
+            "stage2.reweight_power": float(rng.uniform(0, 1)),
+        }
+        if params["stage1.loss"] == "focal":
+            params["stage1.gamma"] = float(rng.uniform(0, 5))
+        quality = 0.85 - 0.04 * (math.log10(float(str(params["stage1.lr"]))) + 3.2) ** 2
+        quality += 0.05 * float(str(params["stage2.alpha"])) + 0.02 * rng.normal() + 0.01 * min(1, number / 20)
+        history, state, reason, value = list[StepValue](), "finished", "", None
+        for stage, length in STAGE_LENGTH.items():
+            for step in range(1, length + 1):
+                value = quality - 0.35 * math.exp(-step / 3) * (stage == 1) + 0.02 * (stage - 1) * (1 - 1 / step)
+                value += 0.004 * rng.normal()
+                head = value - 0.06 if stage == 1 else None
+                history.append(StepValue(stage, step, value, head))
+                if (stage, step) in entries:
+                    peers = [entry.value for entry in entries[stage, step]]
+                    stopped = len(peers) >= 3 and value + 0.012 < float(np.quantile(peers, 0.6))
+                    entries[stage, step].append(RungEntry(number, value, stopped, 0.012))
+                    state = "pruned" if stopped else state
+                if rng.random() < 0.002:
+                    state, reason = "failed", "ValueError: loss is NaN\n  in stage2_step <script>alert(1)</script> & co"
+                    history.append(StepValue(stage, step, math.nan))
+                if state == "finished" and number >= n_trials - 2 and n_trials > 5 and len(history) > 9:
+                    state = "running"
+                if state != "finished":
+                    break
+            if state != "finished":
+                break
+        kept: TrialState = state  # type: ignore[assignment]
+        finished = kept == "finished"
+        trials.append(
+            TrialRow(
+                number=number,
+                state=kept,
+                params=params,
+                history=history,
+                value=history[-1].value if finished else None,
+                standard_error=0.012 if finished else None,
+                seconds=9.0 * len(history),
+                reason=reason,
+            )
+        )
+    data = ReportData(
+        title="ldrnet-digits-ml-0001",
+        facts={
+            "space": "ldrnet (budget small)",
+            "data set": "digits-ml: 2,000 images, 10 classes, multi-label",
+            "split": "train 1,400 / val 200 / test 400, seed 0, hash 5f1c9a7e",
+            "seed": "0",
+            "trainer": "ldrnet, code version 1",
+            "versions": "lt-search 0.1.0, torch 2.15.0, ray 2.60.0, optuna 5.0.0",
+            "started": "2026-11-21 03:33",
+            "ended": "2026-11-21 03:41",
+        },
+        metric="mAP",
+        metric_title="mean average precision",
+        trials=trials,
+        rungs=[RungRow(stage, step, rows) for (stage, step), rows in entries.items()],
+        winner=None,
+        importances=dict(zip(trials[0].params, IMPORTANCES, strict=False)) if trials else {},
+        cost=Cost(spent=9.0 * sum(len(t.history) for t in trials), saved_by_pruning=9.0 * 16 * n_trials / 2),
+        default_trial=0,
+        log_parameters=frozenset({"stage1.lr", "stage1.weight_decay", "stage2.virtual_images"}),
+        notes=["This run used bundled data: mosaics of handwritten digits, not medical images."],
+    )
+    best = data.finished()[:1]
+    return replace(data, winner=winner_of(best[0], n_classes, rng)) if best else data
+
+
+IMPORTANCES = (0.41, 0.02, 0.05, 0.3, 0.08, 0.04, 0.01, 0.09)
+
+
+def winner_of(trial: TrialRow, n_classes: int, rng: np.random.Generator) -> Winner:
+    counts = [int(1500 * 0.8**index) + 3 for index in range(n_classes)]
+    groups = class_groups(counts)
+    group_of = {index: name for name, members in groups.items() for index in members}
+    scores = [
+        Score(min(1.0, 0.97 - 0.4 * i / n_classes + 0.03 * rng.normal()), 0.01 + 0.06 * i / n_classes)
+        for i in range(n_classes)
+    ]
+    return Winner(
+        trial=trial.number,
+        overall=Score(trial.value or 0.0, trial.standard_error),
+        groups={
+            name: Score(float(np.mean([scores[i].value for i in members])), 0.02)
+            for name, members in groups.items()
+            if members
+        },
+        classes=[
+            ClassScore(f"finding {i}", group_of[i], counts[i], None if n_classes > 20 and i == 24 else scores[i])
+            for i in range(n_classes)
+        ],
+        class_title="average precision",
+    )
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects what a page refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.stack += [] if tag in VOID else [tag]
+        for name, value in attrs:
+            self.ids += [value or ""] if name == "id" else []
+            self.links += [value or ""] if name in {"href", "xlink:href", "src"} else []
+            assert not name.startswith("on"), f"{tag} runs a script on {name}"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.stack.pop() == tag
+
+
+def section(page: str, name: str) -> str:
+    found = re.search(rf'<section id="{name}">(.*?)</section>', page, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize(("n_trials", "n_classes"), [(0, 2), (1, 2), (2, 3), (30, 10), (200, 26)])
+def test_any_size_of_run_gives_a_whole_page_that_requests_nothing(n_trials: int, n_classes: int) -> None:
+    page = render(synthetic(n_trials, n_classes))
+    parsed = Page(page)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert set(parsed.links) <= {f"#{name}" for name in parsed.ids}
+    assert set(re.findall(r"url\((.*?)\)", page)) <= {f"#{name}" for name in parsed.ids}
+    assert not parsed.tags & {"script", "link", "img", "iframe", "object", "image"}
+    assert not re.search(r"https?:|//|@import|\bnan\b", page)
+    assert len(page) < 2_000_000
+
+
+def test_a_page_is_a_pure_function_of_its_data() -> None:
+    assert render(synthetic(3)) == render(synthetic(3))
+
+
+def test_plots_say_what_is_on_their_axes() -> None:
+    page = render(synthetic(30))
+    plots = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
+    assert len(plots) == len(set(plots)) == 9
+    assert page.count("<figcaption>") == 9
+    for name, axis in {
+        "history": "mAP (validation, up is better)",
+        "rungs": "stage 2, step 5",
+        "importance": "importance for mAP (share, sums to 1)",
+        "coordinates": "(final)",
+        "classes": "average precision (validation, right is better)",
+        "curves": "step of stage 1 (epoch)",
+        "cost": "minutes, summed over trials",
+    }.items():
+        assert axis in section(page, name)
+
+
+def test_only_finished_trials_are_ranked() -> None:
+    data = synthetic(0)
+    rows = [
+        TrialRow(0, "finished", {"a": 0.1}, value=0.5, standard_error=0.01),
+        TrialRow(1, "pruned", {"a": 0.2}, history=[StepValue(1, 2, 0.99)]),
+        TrialRow(2, "finished", {"a": 0.3}, value=0.7),
+        TrialRow(3, "failed", {"a": 0.4}, history=[StepValue(2, 1, math.nan)], reason="diverged"),
+    ]
+    page = render(replace(data, trials=rows))
+    board = section(page, "leaderboard")
+    assert re.findall(r"\d\.\d{4}[^<]*", board) == ["0.7000", "0.5000 ± 0.0100"]
+    assert "paper&#x27;s values" in board
+    assert "+0.2000 against the paper&#x27;s values" in page
+    assert "2 finished, 1 pruned, 1 failed" in page
+    assert "diverged" in section(page, "trials") and "0.9900" in section(page, "trials")
+
+
+def test_no_finished_trial_is_said_and_not_hidden() -> None:
+    rows = [TrialRow(0, "running", {"a": 1}, history=[StepValue(1, 1, 0.4)]), TrialRow(1, "failed", {})]
+    page = render(replace(synthetic(0), trials=rows))
+    assert "No trial has finished yet" in section(page, "leaderboard")
+    assert "no trial has finished yet" in section(page, "history")
+    assert "1 failed, 1 running" in page
+    assert "No trial has a value of stage 2 yet" in section(page, "curves")
+
+
+def test_texts_of_others_cannot_become_markup() -> None:
+    evil = "<script>alert('x')</script>&$\\alpha$ \x00\x1b\ud800 \u8f6e"
+    data = synthetic(12)
+    assert data.winner is not None
+    classes = [replace(score, name=f"{evil} {score.name}") for score in data.winner.classes]
+    trials = [replace(trial, params={**trial.params, evil: f"{evil}{trial.number % 2}"}) for trial in data.trials]
+    trials[3] = replace(trials[3], state="failed", value=None, reason=evil)
+    page = render(
+        replace(
+            data,
+            title=evil,
+            facts={evil: evil},
+            notes=[evil],
+            trials=trials,
+            winner=replace(data.winner, classes=classes),
+            importances={evil: 1.0},
+        )
+    )
+    Page(page)
+    page.encode()
+    assert "<script" not in page and "\x00" not in page and "\x1b" not in page
+    assert "&lt;script&gt;" in page and "$\\alpha$" in page and "\u8f6e" in page
+
+
+def test_what_is_not_known_is_left_open() -> None:
+    data = synthetic(4)
+    assert data.winner is not None
+    unknown = [replace(score, score=None) for score in data.winner.classes[:1]]
+    unknown += [replace(score, score=Score(0.5, math.nan)) for score in data.winner.classes[1:]]
+    trials = [replace(trial, standard_error=None, seconds=None) for trial in data.trials]
+    rungs = [replace(rung, entries=[replace(e, standard_error=None) for e in rung.entries]) for rung in data.rungs]
+    page = render(
+        replace(
+            data,
+            winner=replace(data.winner, classes=unknown, groups={}),
+            trials=trials,
+            rungs=rungs,
+            importances={},
+            default_trial=None,
+        )
+    )
+    assert "Not scored, for want of images in this split: finding 0." in page
+    assert ">0.5000</td>" in section(page, "classes")
+    assert "Needs several finished trials" in section(page, "importance")
+    without = render(replace(data, winner=replace(data.winner, classes=[])))
+    assert "no per-class values" in section(without, "classes")
+
+
+def test_parallel_coordinates_keep_the_most_important_parameters() -> None:
+    rows = [
+        TrialRow(number, "finished", {f"p{i}": number * 0.1 + i for i in range(14)}, value=0.5 + 0.1 * number)
+        for number in range(3)
+    ]
+    rows[0] = replace(rows[0], params={**rows[0].params, "p0": None})
+    importances = {f"p{i}": (14 - i) / 105 for i in range(14)}
+    drawn = section(render(replace(synthetic(0), trials=rows, importances=importances)), "coordinates")
+    assert re.findall(r">(p\d+)<", drawn) == [f"p{i}" for i in range(10)]
+    assert "4 parameters are left out" in drawn
+
+
+def test_the_probe_is_set_beside_the_head_and_a_rung_that_is_off_is_named() -> None:
+    seen = (
+        Foresight(Rung(1, 2), 21, Correlation(0.1, -0.2, 0.4), Correlation(0.31, 0.0, 0.56)),
+        Foresight(Rung(1, 6), 12, Correlation(0.81, 0.62, 0.91), None),
+        Foresight(Rung(1, 9), 3, None, None),
+    )
+    page = render(replace(synthetic(30), foresight=seen, turned_off=frozenset({Rung(1, 2)})))
+    table = section(page, "rungs").split("<table>")[-1]
+    cells = [re.findall("<td[^>]*>(.*?)</td>", row) for row in table.split("</tr>")[1:-1]]
+    assert cells == [
+        ["stage 1 step 2", "21", "0.10 [-0.20, 0.40]", "0.31 [0.00, 0.56]", "turned off"],
+        ["stage 1 step 6", "12", "0.81 [0.62, 0.91]", "–", ""],
+        ["stage 1 step 9", "3", "too few", "too few", ""],
+    ]
+    assert "Only stage 1s of finished trials are counted" in section(page, "rungs")
+    assert "<table>" not in section(render(synthetic(30)), "rungs"), "a run without stage-1 rungs"
+
+
+def test_inactive_parameters_are_off() -> None:
+    rows = [
+        TrialRow(0, "finished", {"loss": "bce", "lr": 0.1}, value=0.5),
+        TrialRow(1, "finished", {"loss": "triplet", "lr": 0.1, "margin": 0.3}, value=0.6),
+        TrialRow(2, "pruned", {"loss": "triplet", "lr": 0.1, "margin": 0.1}),
+    ]
+    page = render(replace(synthetic(0), trials=rows))
+    assert ">off<" in section(page, "coordinates")
+    assert "The same in all trials: lr." in section(page, "leaderboard")
+
+
+def test_saved_time_names_reuse_only_where_it_is_on() -> None:
+    data = replace(synthetic(0), cost=Cost(spent=3600, saved_by_pruning=1800))
+    page = render(data)
+    assert "saved by reuse" not in page and "33% of the whole" in page
+    reused = render(replace(data, cost=Cost(spent=3600, saved_by_pruning=1800, saved_by_reuse=1800)))
+    assert "saved by reuse: 30 min" in reused and "50% of the whole" in reused
+
+
+def test_matplotlib_is_imported_late() -> None:
+    code = "import sys, lt_search.results.report.page; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Class statistics and virtual features: Gaussians, draws, probes and feature caches."""

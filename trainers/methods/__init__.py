@@ -1,0 +1,1 @@
+"""Two-stage methods: one paper a module."""

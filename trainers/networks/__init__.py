@@ -1,0 +1,1 @@
+"""Trunks, decoders and heads."""
