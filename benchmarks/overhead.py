@@ -50,7 +50,7 @@ from lt_search.storage.journal import Journal
 from lt_search.storage.records import StepReport, read_reports
 from lt_search.storage.schema import TRIALS
 from lt_search.tuning.cluster import ray_cluster
-from lt_search.tuning.controller import Referee
+from lt_search.tuning.controller import Controller
 
 N_JOURNAL, N_RAY, N_STUDY, N_ASKS = 10_000, 300, 1_000, 20
 STAGE1, STAGE2, ETA, FIRST_RUNG = 8, 4, 2, 2
@@ -134,11 +134,11 @@ def through_journal(spec: RunSpec, folder: Path, clock: Clock) -> Iterator[None]
     """Our rung machine and journal, as a search uses them, trial by trial."""
     journal = Journal(folder / "journal.log", ReseededSampler(spec.seed, "random"))
     journal.study.set_user_attr(TRIALS, clock.trials)
-    referee = Referee(spec, journal, FolderStore(folder))
+    controller = Controller(spec, journal, FolderStore(folder))
     judged = {(rung.stage, rung.step) for rung in spec.rung_list} | {(1, STAGE1), (2, STAGE2)}
     for number in range(clock.trials):
         with clock.trial(number):
-            referee.next_job()
+            controller.next_job()
         for index, value in enumerate(values_of(number)):
             stage, step = (1, index + 1) if index < STAGE1 else (2, index + 1 - STAGE1)
             report = StepReport(
@@ -152,7 +152,7 @@ def through_journal(spec: RunSpec, folder: Path, clock: Clock) -> Iterator[None]
                 scalars={spec.metric: value},
             )
             with clock.report(number):
-                decision = referee.observe(report)
+                decision = controller.observe(report)
             if decision is Decision.STOP:
                 break
         yield

@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,7 @@ from rich.table import Table
 
 import benchmarks.shared
 from benchmarks.shared import whole_search
+from benchmarks.workers import fresh_workers, unshared_images
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.parameters import Parameter, propose
 from lt_search.config.resolver import resolve_spec
@@ -114,15 +115,15 @@ OWN_SIGNALS = "TUNE_DISABLE_SIGINT_HANDLER"
 STAGED_SAMPLER = "no staged sampler (TPE)"
 """A part that only spaces of two searched stages have."""
 
-PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "everything": ({}, {}),
-    "no warm workers": ({}, {"warm_workers": False}),
-    "no shared input cache": ({}, {"share_images": False}),
-    "no reuse, hence TPE": ({"reuse": False}, {}),
-    STAGED_SAMPLER: ({"sampler": "tpe"}, {}),
-    "no pruning": ({"prune": False}, {}),
+PARTS: dict[str, tuple[dict[str, Any], Callable[[], AbstractContextManager[None]]]] = {
+    "everything": ({}, nullcontext),
+    "no warm workers": ({}, fresh_workers),
+    "no shared input cache": ({}, unshared_images),
+    "no reuse, hence TPE": ({"reuse": False}, nullcontext),
+    STAGED_SAMPLER: ({"sampler": "tpe"}, nullcontext),
+    "no pruning": ({"prune": False}, nullcontext),
 }
-"""Options of the spec and of the run that switch off one part of the harness."""
+"""Options of the spec, and a context, that switch off one part of the harness."""
 
 
 @dataclass
@@ -286,11 +287,12 @@ def _read_events(outcome: Outcome, lines: list[dict[str, Any]], started: float) 
 
 def our_search(case: Case, seed: int, who: str = "ours") -> Outcome:
     """This harness, or what is left of it: `who` may be one of `PARTS`. For the errors see `whole_search`."""
-    spec_part, how_part = PARTS.get(who, ({}, {}))
+    spec_part, without = PARTS.get(who, ({}, nullcontext))
     with tempfile.TemporaryDirectory() as folder:
-        how = RunOptions(storage=folder, name="run", trials=100_000, time_budget=case.seconds, **how_part)
+        how = RunOptions(storage=folder, name="run", trials=100_000, time_budget=case.seconds)
         started = time.time()
-        whole_search(case.spec_options(seed, **spec_part), how)
+        with without():
+            whole_search(case.spec_options(seed, **spec_part), how)
         trials = Journal.reader(Path(folder) / "run" / "journal.log").trials()
     ended = sorted(
         (trial.datetime_complete.timestamp() - started, trial.value, trial.number)

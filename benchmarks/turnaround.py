@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 from benchmarks.shared import whole_search
+from benchmarks.workers import fresh_workers
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.storage.journal import Journal
 
@@ -33,8 +35,9 @@ def seconds_per_trial(storage: Path, trials: int, *, warm: bool) -> float:
     space = storage / "instant.yaml"
     space.write_text(SPACE)
     name = "warm" if warm else "fresh"
-    how = RunOptions(storage=str(storage), name=name, trials=trials, max_concurrent=1, warm_workers=warm)
-    whole_search(SpecOptions(str(space), "digits-ml:500"), how)
+    how = RunOptions(storage=str(storage), name=name, trials=trials, max_concurrent=1)
+    with nullcontext() if warm else fresh_workers():
+        whole_search(SpecOptions(str(space), "digits-ml:500"), how)
     ends = [trial.datetime_complete for trial in Journal.reader(storage / name / "journal.log").trials()]
     return median((b - a).total_seconds() for a, b in pairwise(ends) if a and b)
 

@@ -269,7 +269,7 @@ def _word(*words: str) -> Callable[[str], Any]:
 def _status(namespace: argparse.Namespace, console: Console) -> int:
     from lt_search.results.summary import summarise
     from lt_search.storage.files import FolderStore
-    from lt_search.storage.journal import Journal, NoTrialsYetError
+    from lt_search.storage.journal import Journal, NoTrialsYetError, is_driven
     from lt_search.storage.records import last_step
     from lt_search.storage.run_folder import COMPARISON, JOURNAL, open_run
     from lt_search.tuning.comparison import comparison_folder, show_ranking
@@ -282,11 +282,11 @@ def _status(namespace: argparse.Namespace, console: Console) -> int:
     storage = FolderStore(Path(namespace.storage))
     store, spec = open_run(storage, namespace.run, "RUN")
     try:
-        summary = summarise(spec, Journal.reader(store.path(JOURNAL)))
+        summary = summarise(spec, Journal.reader(store.path(JOURNAL)), driven=is_driven(store.root))
     except NoTrialsYetError:
         console.print(f"{store.root.name} has no trials yet", markup=False)
         return ExitCode.DONE
-    running = {trial.number: last_step(store, trial.number) for trial in summary.of_state("running")}
+    running = {trial.number: last_step(store, trial.number) for trial in summary.unfinished}
     console.print(render_status(spec, summary, running, None, max(1, len(running))))
     if summary.leaderboard:
         console.print(render_leaderboard(spec, summary))

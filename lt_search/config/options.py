@@ -54,7 +54,3 @@ class RunOptions:
     """Disk for the final checkpoints of finished trials, best first; the best one is always kept."""
     plan: bool = False
     """Only say what would be run."""
-    warm_workers: bool = True
-    """False starts a fresh process for every trial: the baseline of a benchmark."""
-    share_images: bool = True
-    """False decodes the images in every trial: the baseline of a benchmark."""

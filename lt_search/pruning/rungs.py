@@ -1,8 +1,7 @@
 """Stage-wise asynchronous successive halving, as a pure state machine.
 
 Events in, decisions out; no clock, no global random numbers, no Ray. A value is recorded only at the rung that is
-crossed now, values of different stages are never compared, and the whole state can be rebuilt from the records and
-the rungs that were turned off.
+crossed now, values of different stages are never compared, and the whole state can be rebuilt from the records.
 
 Stopping variant of ASHA: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, Algorithm 2.
 """
@@ -79,7 +78,6 @@ class RungMachine:
         self.enabled = enabled
         self._records: dict[Rung, dict[str, Record]] = {rung: {} for rung in sorted(set(rungs))}
         self._ascending: dict[Rung, list[float]] = {rung: [] for rung in self._records}
-        self._off: set[Rung] = set()
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -90,16 +88,8 @@ class RungMachine:
         """The records of one rung, in order of arrival."""
         return tuple(self._records[rung].values())
 
-    def turn_off(self, rung: Rung) -> None:
-        """Lets one rung stop nothing from now on; it still records, and its verdicts still tell the cut."""
-        self._off.add(rung)
-
-    def is_off(self, rung: Rung) -> bool:
-        """Whether a rung was turned off."""
-        return rung in self._off
-
     def restore(self, records: Iterable[Record]) -> None:
-        """Takes over records of an earlier process; the first one of a key wins, unknown rungs are refused."""
+        """Adds records of an earlier process; the first one of a key wins, unknown rungs are refused."""
         for record in records:
             self._add(record)
 
@@ -119,7 +109,7 @@ class RungMachine:
             return Verdict(Decision.CONTINUE, peers, None, first)
         cut = cutoff(values, self.eta)
         below = record.standard_error is not None and record.value + record.standard_error < cut
-        stops = below and self.enabled and record.rung not in self._off
+        stops = below and self.enabled
         return Verdict(Decision.STOP if stops else Decision.CONTINUE, peers, cut, first)
 
     def _add(self, record: Record) -> bool:
@@ -134,7 +124,7 @@ class RungMachine:
 
     def _check(self, record: Record) -> None:
         if record.rung not in self._records:
-            raise ValueError(f"{record.rung} is no rung; rungs are {', '.join(map(str, self._records)) or 'none'}")
+            raise ValueError(f"{record.rung} is not a rung; rungs are {', '.join(map(str, self._records)) or 'none'}")
         if not math.isfinite(record.value):
             raise ValueError(f"the value {record.value} at {record.rung} is not finite; such a trial has failed")
 

@@ -91,7 +91,10 @@ def _exported_spec(spec: RunSpec, trial: TrialSummary) -> dict[str, Any]:
 
 
 def _counts(summary: RunSummary) -> dict[str, int]:
-    return {state: len(summary.of_state(state)) for state in ("finished", "pruned", "failed", "running")}
+    return {
+        **{state: len(summary.of_state(state)) for state in ("finished", "pruned", "failed")},
+        "running": len(summary.unfinished),
+    }
 
 
 @dataclass(frozen=True)

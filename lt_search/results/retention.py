@@ -1,19 +1,17 @@
-"""What is done for ended trials: their logs are closed, their models trimmed, and `trials.csv` is written."""
+"""Retention of what ended trials leave behind: their checkpoints are trimmed, and `trials.csv` is written."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
+from lt_search.results.callbacks import SearchCallback
 from lt_search.results.summary import summarise, trials_csv
 from lt_search.storage.checkpoints import checkpoint_files, remove_checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lt_search.config.spec import RunSpec
     from lt_search.results.summary import RunSummary
-    from lt_search.results.tensorboard import TensorBoardLog
     from lt_search.storage.files import FolderStore
     from lt_search.storage.journal import Journal
 
@@ -21,53 +19,42 @@ TIDY_SECONDS = 2.0
 """Tidying takes longer the more trials there are, so it is done for all that ended within this time at once."""
 
 
-class Housekeeping:
-    """Tidies up after trials.
+class Retention(SearchCallback):
+    """Removes checkpoints that are no longer needed.
 
     Args:
         spec: the run.
         journal: the run's journal.
         store: the run's files.
-        board: the trials' TensorBoard logs.
-        keep_gb: disk for the models of finished trials.
-        tell: called with the state of the run after each tidying.
+        keep_gb: disk for the models of finished trials, in GB.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        journal: Journal,
-        store: FolderStore,
-        board: TensorBoardLog,
-        keep_gb: float,
-        tell: Callable[[RunSummary], None],
-    ) -> None:
+    def __init__(self, spec: RunSpec, journal: Journal, store: FolderStore, keep_gb: float) -> None:
         self._spec = spec
         self._journal = journal
         self._store = store
-        self._board = board
         self._keep_gb = keep_gb
-        self._tell = tell
         self._done: set[int] = set()
         self._last = time.monotonic()
 
-    def trial_ended(self) -> None:
-        """Called after each ended trial; acts where the last time is long enough ago."""
+    def on_trial_end(self, number: int) -> None:
+        """Tidies where the last time is long enough ago."""
         if time.monotonic() - self._last > TIDY_SECONDS:
             self.tidy()
+
+    def on_search_end(self) -> None:
+        """Tidies after the last trials."""
+        self.tidy()
 
     def tidy(self) -> None:
         """Tidies up after all trials that have ended since, those of an earlier driver included."""
         summary = summarise(self._spec, self._journal)
         for trial in summary.trials:
-            if trial.state != "running" and trial.number not in self._done:
+            if trial.state in {"pruned", "failed"} and trial.number not in self._done:
                 self._done.add(trial.number)
-                self._board.close(trial.number)
-                if trial.state != "finished":
-                    remove_checkpoints(self._store, trial.number)
+                remove_checkpoints(self._store, trial.number)
         trim_checkpoints(self._store, summary, self._keep_gb)
         self._store.write("trials.csv", trials_csv(summary.trials))
-        self._tell(summary)
         self._last = time.monotonic()
 
 

@@ -1,4 +1,4 @@
-"""What a run has come to, read from its journal alone."""
+"""Run summary: the state of a run and of its trials, read from its journal alone."""
 
 from __future__ import annotations
 
@@ -10,25 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lt_search.pruning.probe_audit import Foresight, foresight_line, why_off
+from lt_search.pruning.probe_audit import ProbeAudit
 from lt_search.pruning.rungs import Decision, Rung
-from lt_search.samplers import STAGE1_COST, STAGE2_COST
-from lt_search.storage.schema import (
-    ATTEMPT,
-    COST,
-    FAILURE,
-    FINAL,
-    REUSED,
-    STOPPED,
-    TRIALS,
-    rung_attribute,
-    stage1_evidence,
-    turned_off,
-)
+from lt_search.storage.schema import TrialRecord, records_of, stage1_scores, target_trials
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from lt_search.config.spec import RunSpec
     from lt_search.storage.journal import Journal
 
@@ -42,7 +28,7 @@ class TrialSummary:
 
     number: int
     state: str
-    """finished, pruned, failed or running (also: interrupted, and resumable)."""
+    """finished, pruned, failed, running, or interrupted: unfinished, and no driver holds the run."""
     value: float | None
     """Objective on the validation split; only of a finished trial."""
     standard_error: float | None
@@ -84,10 +70,8 @@ class RunSummary:
     """Trials to propose in all."""
     trials: tuple[TrialSummary, ...]
     rungs: tuple[RungSummary, ...]
-    foresight: tuple[Foresight, ...] = ()
-    """How well each stage-1 rung foretells the final value, as far as is known now."""
-    turned_off: Mapping[Rung, Foresight] = field(default_factory=dict)
-    """The rungs that stop no more trials, with what that was decided on."""
+    probe_audit: tuple[ProbeAudit, ...] = ()
+    """Rank correlation between probe score and final objective at each stage-1 rung, as far as is known now."""
 
     @property
     def best(self) -> TrialSummary | None:
@@ -105,17 +89,17 @@ class RunSummary:
 
     @property
     def reused(self) -> int:
-        """Trials that took their stage 1 from the stage store."""
+        """Trials that reuse a stage-1 artefact."""
         return sum(bool(trial.reused_from) for trial in self.trials)
 
     @property
     def stage1_trained(self) -> int:
-        """Stage 1s that were trained to their end by this run."""
+        """Stage-1 runs that this run trained to their end."""
         return sum("stage1" in trial.full_seconds and not trial.reused_from for trial in self.trials)
 
     @property
     def saved_by_reuse(self) -> float:
-        """Seconds of stage 1 that were not trained, over all trials."""
+        """Seconds of stage 1 that were not trained again, over all trials."""
         return sum(trial.saved_by_reuse for trial in self.trials)
 
     @property
@@ -133,17 +117,12 @@ class RunSummary:
     @property
     def ended(self) -> int:
         """Trials that are finished, pruned or failed."""
-        return len(self.trials) - len(self.of_state("running"))
+        return len(self.trials) - len(self.unfinished)
 
     @property
-    def probe_lines(self) -> list[str]:
-        """One line of `name=value` pairs per stage-1 rung."""
-        return [foresight_line(found, off=found.rung in self.turned_off) for found in self.foresight]
-
-    @property
-    def notices(self) -> list[str]:
-        """What a person has to be told once: the rungs that were turned off, and why."""
-        return [why_off(found) for found in self.turned_off.values()]
+    def unfinished(self) -> list[TrialSummary]:
+        """Trials that were handed out and have not ended, by number."""
+        return [trial for trial in self.trials if trial.state in {"running", "interrupted"}]
 
     def seconds_left(self, concurrent: int) -> float | None:
         """A guess from the mean time of ended trials; None before the first one ended."""
@@ -153,43 +132,43 @@ class RunSummary:
         return max(0, self.target - self.ended) * mean(times) / max(1, concurrent)
 
 
-def summarise(spec: RunSpec, journal: Journal) -> RunSummary:
-    """Reads a run's journal."""
-    trials = journal.started()
-    rungs = []
-    for rung in spec.rung_list:
-        entries = [t.user_attrs[rung_attribute(rung)] for t in trials if rung_attribute(rung) in t.user_attrs]
-        stopped = sum(entry["decision"] == Decision.STOP for entry in entries)
-        rungs.append(RungSummary(rung, len(entries), stopped))
-    target = int(journal.study.user_attrs.get(TRIALS, 0))
+def summarise(spec: RunSpec, journal: Journal, *, driven: bool = True) -> RunSummary:
+    """Reads a run's journal.
+
+    Args:
+        spec: the run.
+        journal: its journal.
+        driven: whether a driver holds the run; without one, unfinished trials are interrupted.
+    """
+    trials = records_of(journal.started())
     return RunSummary(
-        target,
-        tuple(_trial_summary(trial) for trial in trials),
-        tuple(rungs),
-        stage1_evidence(trials, spec.rung_list).foresight(),
-        turned_off(journal, spec.rung_list),
+        target=target_trials(journal) or 0,
+        trials=tuple(_trial_summary(trial, driven) for trial in trials),
+        rungs=tuple(_rung_summary(rung, trials) for rung in spec.rung_list),
+        probe_audit=stage1_scores(trials, spec.rung_list).audit(),
     )
 
 
-def _trial_summary(trial: FrozenTrial) -> TrialSummary:
-    attributes = trial.user_attrs
+def _rung_summary(rung: Rung, trials: Iterable[TrialRecord]) -> RungSummary:
+    entries = [trial.rungs[rung] for trial in trials if rung in trial.rungs]
+    return RungSummary(rung, len(entries), sum(entry.decision is Decision.STOP for entry in entries))
+
+
+def _trial_summary(trial: TrialRecord, driven: bool) -> TrialSummary:
     state = STATES[trial.state.name]
-    value, error = attributes.get(FINAL, (None, None)) if state == "finished" else (None, None)
+    value, error = trial.final if trial.final is not None and state == "finished" else (None, None)
+    costs = {"stage1": trial.stage1_cost, "stage2": trial.stage2_cost}
     return TrialSummary(
         number=trial.number,
-        state=state,
+        state="interrupted" if state == "running" and not driven else state,
         value=value,
         standard_error=error,
         params=dict(trial.params),
-        seconds=attributes.get(COST, {}),
-        note=attributes.get(STOPPED) or attributes.get(FAILURE, ""),
-        attempts=attributes.get(ATTEMPT, 0),
-        reused_from=attributes.get(REUSED, ""),
-        full_seconds={
-            stage: attributes[name]
-            for stage, name in (("stage1", STAGE1_COST), ("stage2", STAGE2_COST))
-            if name in attributes
-        },
+        seconds=trial.seconds,
+        note=trial.stopped or trial.failure or "",
+        attempts=trial.attempts,
+        reused_from=trial.reused_from,
+        full_seconds={stage: cost for stage, cost in costs.items() if cost is not None},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lt_search.results.callbacks import SearchCallback
 from lt_search.storage.run_folder import trial_folder
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from lt_search.storage.records import StepReport
 
 
-class TensorBoardLog:
+class TensorBoardLog(SearchCallback):
     """Writes the scalars of reports under `trials/<number>/tensorboard`.
 
     Args:
@@ -24,7 +25,7 @@ class TensorBoardLog:
         self._stage1_length = stage1_length
         self._writers: dict[int, Any] = {}
 
-    def write(self, report: StepReport) -> None:
+    def on_step(self, report: StepReport) -> None:
         """Writes one step's scalars."""
         writer = self._writer(report.number)
         step = report.step + (self._stage1_length if report.stage == 2 else 0)
@@ -34,16 +35,16 @@ class TensorBoardLog:
             writer.add_scalar("objective", report.value, step)
         writer.flush()
 
-    def close(self, number: int) -> None:
-        """Closes the file of a trial that has ended."""
+    def on_trial_end(self, number: int) -> None:
+        """Closes the trial's file."""
         writer = self._writers.pop(number, None)
         if writer is not None:
             writer.close()
 
-    def close_all(self) -> None:
+    def on_search_end(self) -> None:
         """Closes all files."""
         for number in list(self._writers):
-            self.close(number)
+            self.on_trial_end(number)
 
     def _writer(self, number: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter

@@ -110,20 +110,18 @@ class LoadedInputs:
 
     inputs: RunInputs
     device: torch.device
-    cache_folder: Path | None = None
-    """Where decoded images are kept; None: where all processes of the node share them."""
 
     @cached_property
     def train_images(self) -> Images:
         """(N, channels, S, S) uint8, memory-mapped; further training images come after the data set's own."""
         parts = (self.inputs.train, *self.inputs.extra)
-        arrays = [open_images(part, self.inputs.image_size, cache_dir=self.cache_folder) for part in parts]
+        arrays = [open_images(part, self.inputs.image_size) for part in parts]
         return arrays[0] if len(arrays) == 1 else cast("Images", JoinedImages(arrays))
 
     @cached_property
     def val_images(self) -> Images:
         """(N, channels, S, S) uint8, memory-mapped."""
-        return open_images(self.inputs.val, self.inputs.image_size, cache_dir=self.cache_folder)
+        return open_images(self.inputs.val, self.inputs.image_size)
 
     @property
     def has_code_of_driver(self) -> bool:

@@ -11,7 +11,6 @@ import torch
 from lt_search.config.durations import show_duration
 from lt_search.config.spec import RunSpec
 from lt_search.errors import UserError
-from lt_search.pruning.rungs import Rung
 from lt_search.storage.addresses import compute_kind
 from lt_search.storage.records import read_reports
 from lt_search.storage.run_folder import open_run, run_names
@@ -145,10 +144,10 @@ def _trial_lines(trials: int, concurrent: int, begun: Begun) -> list[str]:
     ]
 
 
-def _who_goes_on(spec: RunSpec, rung: Rung, begun: Begun) -> str:
+def _who_goes_on(spec: RunSpec) -> str:
     if not spec.prune:
         return "all go on (--no-prune)"
-    return "all go on: its probe foretells too little here" if rung in begun.off else f"the best 1/{spec.eta} go on"
+    return f"the best 1/{spec.eta} go on"
 
 
 def render_plan(
@@ -185,7 +184,7 @@ def render_plan(
     ]
     for rung, count in expected.arrivals.items():
         what = "stage 1s" if rung.stage == 1 else "trials"
-        lines.append(f"  rung        {rung}: about {count} {what} come, {_who_goes_on(spec, rung, begun)}")
+        lines.append(f"  rung        {rung}: about {count} {what} come, {_who_goes_on(spec)}")
     steps = expected.steps
     images = steps[1] * (spec.config["stage1"]["images_per_epoch"] or spec.data.training_images)
     lines.append(f"  training    about {steps[1]} stage-1 steps ({images:,} images) and {steps[2]} stage-2 steps")

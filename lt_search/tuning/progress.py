@@ -12,30 +12,25 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_search.config.durations import show_duration
+from lt_search.results.callbacks import SearchCallback
 
 if TYPE_CHECKING:
     from lt_search.config.spec import RunSpec
     from lt_search.pruning.rungs import Rung
     from lt_search.results.summary import RunSummary
-    from lt_search.storage.files import FolderStore
+    from lt_search.tuning.run_log import RunLog
 
-LOG = "search.log"
 REDRAW_SECONDS = 1.0
 LINE_SECONDS = 60.0
 
 
-def log_line(store: FolderStore, text: str) -> None:
-    """Adds a line, with the time, to a run's log."""
-    store.append_line(LOG, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}")
-
-
-class LiveStatus:
+class LiveStatus(SearchCallback):
     """Shows a running search.
 
     Args:
         spec: the run.
-        store: the run's files; the log goes there.
-        summarise: gives the state of the run now.
+        log: the run's log.
+        summarise: gives the state of the run now; `driven` as of `lt_search.results.summary.summarise`.
         progress: gives how far each running trial has come, by number; None for one that waits for its stage 1.
         concurrent: gives how many trials may run at once now.
         console: where to show it; on something that is no terminal only the log lines are printed.
@@ -44,14 +39,14 @@ class LiveStatus:
     def __init__(
         self,
         spec: RunSpec,
-        store: FolderStore,
-        summarise: Callable[[], RunSummary],
+        log: RunLog,
+        summarise: Callable[..., RunSummary],
         progress: Callable[[], Mapping[int, Rung | None]],
         concurrent: Callable[[], int],
         console: Console,
     ) -> None:
         self._spec = spec
-        self._store = store
+        self._log = log
         self._summarise = summarise
         self._progress = progress
         self._concurrent = concurrent
@@ -60,8 +55,7 @@ class LiveStatus:
         self._last_draw = 0.0
         self._last_line = 0.0
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._logged_probes: list[str] = []
-        self._said: set[str] = set()
+        self._logged_audit: list[str] = []
 
     def __enter__(self) -> LiveStatus:
         if self._live:
@@ -71,11 +65,10 @@ class LiveStatus:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
-        self.line()
-        self._log_probes(self._summarise().probe_lines)
+        self.line(driven=False)
 
-    def tick(self) -> None:
-        """Called often; redraws and logs when it is time to."""
+    def on_loop_end(self) -> None:
+        """Redraws and logs when it is time to."""
         now = time.monotonic()
         if self._live and now - self._last_draw >= REDRAW_SECONDS:
             self._last_draw = now
@@ -85,29 +78,20 @@ class LiveStatus:
         if now - self._last_line >= LINE_SECONDS:
             self.line()
 
-    def line(self) -> None:
+    def line(self, *, driven: bool = True) -> None:
         """Writes a status line to the log, and to the console if that is no terminal."""
         self._last_line = time.monotonic()
         waiting = sum(rung is None for rung in self._progress().values())
-        text = status_line(self._spec, self._summarise(), self._elapsed, self._concurrent(), waiting)
-        log_line(self._store, text)
+        summary = self._summarise(driven=driven)
+        text = status_line(self._spec, summary, self._elapsed, self._concurrent(), waiting)
+        self._log.write(text)
         if self._live is None:
             self._console.print(text, highlight=False, soft_wrap=True)
-
-    def trial_ended(self, summary: RunSummary) -> None:
-        """Logs what the probes of stage 1 foretell, where that is news, and says which rungs were turned off."""
-        if summary.probe_lines != self._logged_probes:
-            self._log_probes(summary.probe_lines)
-        for text in summary.notices:
-            if text not in self._said:
-                self._said.add(text)
-                log_line(self._store, text)
-                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def _log_probes(self, lines: list[str]) -> None:
-        self._logged_probes = lines
-        for line in lines:
-            log_line(self._store, line)
+        audit = [str(found) for found in summary.probe_audit]
+        if audit != self._logged_audit:
+            self._logged_audit = audit
+            for line in audit:
+                self._log.write(line)
 
     @property
     def _elapsed(self) -> float:
@@ -120,8 +104,7 @@ def status_line(spec: RunSpec, summary: RunSummary, elapsed: float | None, concu
     left = summary.seconds_left(concurrent)
     parts = [
         f"trials={summary.ended}/{summary.target}",
-        f"running={len(summary.of_state('running')) - waiting}",
-        *([f"waiting={waiting}"] if waiting else []),
+        *_unfinished(summary, waiting),
         *(f"{state}={len(summary.of_state(state))}" for state in ("finished", "pruned", "failed")),
         f"best_{spec.metric}={best.value:.4f} best_trial={best.number}" if best else f"best_{spec.metric}=none",
         "rungs="
@@ -137,12 +120,20 @@ def status_line(spec: RunSpec, summary: RunSummary, elapsed: float | None, concu
     return " ".join(parts)
 
 
+def _unfinished(summary: RunSummary, waiting: int) -> list[str]:
+    interrupted = len(summary.of_state("interrupted"))
+    if interrupted:
+        return [f"interrupted={interrupted}"]
+    return [f"running={len(summary.of_state('running')) - waiting}", *([f"waiting={waiting}"] if waiting else [])]
+
+
 def render_status(
     spec: RunSpec, summary: RunSummary, progress: Mapping[int, Rung | None], elapsed: float | None, concurrent: int
 ) -> Group:
     """The status as a small table, for a terminal."""
     best = summary.best
-    counts = ", ".join(f"{len(summary.of_state(s))} {s}" for s in ("running", "finished", "pruned", "failed"))
+    states = ["interrupted" if summary.of_state("interrupted") else "running", "finished", "pruned", "failed"]
+    counts = ", ".join(f"{len(summary.of_state(state))} {state}" for state in states)
     table = Table.grid(padding=(0, 2))
     table.add_row("trials", f"{summary.ended} of {summary.target} done: {counts}")
     if progress:
@@ -156,9 +147,9 @@ def render_status(
     if spec.reuse:
         saved = f", {show_duration(summary.saved_by_reuse)} saved" if summary.reused else ""
         table.add_row("stage 1", f"{summary.stage1_trained} trained, {summary.reused} used again{saved}")
-    for line in summary.probe_lines:
-        name, told = line.split(" ", 1)
-        table.add_row(name, Text(told))
+    for found in summary.probe_audit:
+        name, correlation = str(found).split(" ", 1)
+        table.add_row(name, Text(correlation))
     times = [f"{show_duration(elapsed)} so far"] if elapsed is not None else []
     left = summary.seconds_left(concurrent)
     if left is not None and summary.ended < summary.target:
@@ -166,7 +157,7 @@ def render_status(
     if times:
         table.add_row("time", ", ".join(times))
     title = Text(f"{spec.options['space']} on {spec.data.name}", style="bold")
-    return Group(title, table, *map(Text, summary.notices))
+    return Group(title, table)
 
 
 def render_leaderboard(spec: RunSpec, summary: RunSummary, limit: int = 10) -> Table:

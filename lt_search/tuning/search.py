@@ -31,7 +31,7 @@ from lt_search.storage.files import STORAGE_ERRORS, FolderStore, open_storage
 from lt_search.storage.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.storage.provenance import provenance
 from lt_search.storage.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
-from lt_search.storage.schema import TRIALS, turned_off
+from lt_search.storage.schema import TRIALS
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import LoadedInputs, RunInputs
 from lt_search.training.tensor_files import resolve_resources
@@ -200,7 +200,7 @@ def _begun(store: FolderStore, spec: RunSpec) -> Begun:
         journal = Journal.reader(store.path(JOURNAL))
     except NoTrialsYetError:
         return NOTHING
-    return Begun(journal.study.user_attrs.get(TRIALS), journal.started(), turned_off(journal, spec.rung_list).keys())
+    return Begun(journal.study.user_attrs.get(TRIALS), journal.started())
 
 
 def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:
@@ -364,7 +364,7 @@ def _note_device(journal: Journal, each: TrialResources, say: Callable[[str], No
 
 def _conclude(spec: RunSpec, journal: Journal, store: FolderStore, stop: StopReason, console: Console) -> ExitCode:
     say = _sayer(console)
-    summary = summarise(spec, journal)
+    summary = summarise(spec, journal, driven=False)
     best = summary.best
     if best is not None:
         export_best(spec, store, summary)
@@ -373,8 +373,8 @@ def _conclude(spec: RunSpec, journal: Journal, store: FolderStore, stop: StopRea
         console.print(render_leaderboard(spec, summary))
         say(f"best: trial {best.number}, validation {spec.metric} {show_value(best.value, best.standard_error)}")
         say(f"exported to {store.path('best')}; check it with: lt-search evaluate {store.path('best')}")
-    for line in summary.probe_lines:
-        say(line)
+    for found in summary.probe_audit:
+        say(str(found))
     say(f"report: {store.path(REPORT)}")
     again = resume_command(store)
     if stop.text:

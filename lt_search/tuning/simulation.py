@@ -15,11 +15,11 @@ from lt_search.config.values import flatten
 from lt_search.pruning.rungs import Decision, Record, Rung, RungMachine
 from lt_search.samplers import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1
 from lt_search.storage.addresses import stage1_address
-from lt_search.storage.schema import ADDRESS, first_decisions, journal_records
+from lt_search.storage.schema import first_decisions, records_of, rung_records
 from trainers.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from optuna.trial import FrozenTrial
 
@@ -50,8 +50,6 @@ class Begun:
     """Trials that it is to have; None where it was not begun."""
     trials: Sequence[FrozenTrial] = ()
     """Those that were ever handed out."""
-    off: Collection[Rung] = ()
-    """Rungs that stop nothing any more."""
 
     @property
     def ended(self) -> list[FrozenTrial]:
@@ -144,16 +142,15 @@ class _Simulation:
         self._spec, self._costs, self._stored = spec, costs, stored
         self._finished: set[str] = set()
         self._machine = RungMachine(spec.rung_list, spec.eta, enabled=spec.prune)
-        records = journal_records(begun.ended, spec.rung_list)
+        ended = records_of(begun.ended)
+        records = rung_records(ended, spec.rung_list)
         self._worth = self._in_order(record for record in records if record.rung.stage == 1)
-        addresses = {str(trial.number): trial.user_attrs.get(ADDRESS, "") for trial in begun.ended}
+        addresses = {str(trial.number): trial.address or "" for trial in ended}
         for record in records:
             address = record.key if record.rung.stage == 1 else addresses[record.key]
             value = self._value(record.rung, address, f"ended:{record.key}")
             self._machine.restore([Record(record.rung, record.key, value)])
-        for rung in begun.off:
-            self._machine.turn_off(rung)
-        self._first_decisions = first_decisions(begun.ended, spec.rung_list)
+        self._first_decisions = first_decisions(ended)
 
     def train(self, study: optuna.Study, trial: optuna.Trial, address: str) -> Counts:
         """Trains a trial until it is stopped or complete, and tells the study; returns what that took."""
@@ -170,7 +167,7 @@ class _Simulation:
             trial.report(value, rung.step + (lengths[0] if rung.stage == 2 else 0))
             counts[rung] += verdict.first or trains
             decision = self._first_decisions.setdefault((rung, key), verdict.decision)
-            if decision is Decision.STOP and not self._machine.is_off(rung):
+            if decision is Decision.STOP:
                 stop = rung
                 break
         end = stop or Rung(2, lengths[1])
@@ -200,7 +197,7 @@ class _Simulation:
 
     def _is_settled(self, address: str) -> bool:
         """Whether nobody trains a stage 1 any more: it is there, or was stopped and would be stopped again."""
-        ahead = [rung for rung in self._machine.rungs if rung.stage == 1 and not self._machine.is_off(rung)]
+        ahead = [rung for rung in self._machine.rungs if rung.stage == 1]
         stopped = any(self._first_decisions.get((rung, address)) is Decision.STOP for rung in ahead)
         return stopped or address in self._finished or self._stored(address)
 

@@ -1,4 +1,4 @@
-"""Drives a search through Ray Tune, from the first trial that is handed out to the last one that is heard."""
+"""The search loop: trains the trials of a run through Ray Tune, until all have ended or something stops the search."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +16,16 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lt_search.errors import ExitCode
-from lt_search.results.retention import Housekeeping
+from lt_search.results.callbacks import CallbackList, SearchCallback
+from lt_search.results.retention import Retention
 from lt_search.results.summary import summarise
 from lt_search.results.tensorboard import TensorBoardLog
 from lt_search.storage.addresses import compute_kind
 from lt_search.storage.files import FolderStore
 from lt_search.tuning.cluster import TrialResources, at_a_time, resources_there
-from lt_search.tuning.controller import Referee
-from lt_search.tuning.progress import LiveStatus, log_line
+from lt_search.tuning.controller import Controller
+from lt_search.tuning.progress import LiveStatus
+from lt_search.tuning.run_log import RunLog
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,15 +33,18 @@ if TYPE_CHECKING:
     from lt_search.config.options import RunOptions
     from lt_search.config.spec import RunSpec
     from lt_search.storage.journal import Journal
-    from lt_search.training.inputs import RunInputs
+    from lt_search.training.inputs import RunInputs, TrialJob
 
 RAY_LOG = "ray.log"
 
 IDLE_SECONDS = 0.2
-"""Between two looks whether the stage 1 that all are waiting for is there."""
+"""Between two looks whether the stage-1 artefact that all are waiting for is there."""
 
 WORKER_RESTARTS = 2
 """How often a trial whose worker process died is handed to a new one. Errors of a trainer are never retried."""
+
+REUSE_ACTORS = True
+"""Whether a worker process trains one trial after another; the baseline of a benchmark sets it to False."""
 
 
 @dataclass
@@ -51,68 +56,115 @@ class StopReason:
     """Exit code of a search that ends for this reason."""
 
 
+class SearchLoop:
+    """A search in progress, as Ray Tune's searcher and stopper see it.
+
+    Args:
+        controller: hands out and judges trials.
+        callback: its `on_loop_end` is called in each iteration.
+        each: what a trial takes.
+        options: how the run is carried out.
+        log: the run's log.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        callback: SearchCallback,
+        each: TrialResources,
+        options: RunOptions,
+        log: RunLog,
+    ) -> None:
+        self.controller = controller
+        self.log = log
+        self.stop = StopReason()
+        self._callback = callback
+        self._each = each
+        self._max_concurrent = options.max_concurrent
+        self._deadline = None if options.time_budget is None else time.monotonic() + options.time_budget
+
+    def next_job(self, running: int) -> TrialJob | str | None:
+        """The next trial to train; None if none may start now, and `FINISHED` if none will start any more.
+
+        Args:
+            running: trials that are being trained.
+        """
+        if self.should_stop():
+            return FINISHED
+        free = self.slots() - running
+        if free <= 0:
+            return None
+        job = self.controller.next_job(free)
+        # Ray cannot wait with nothing to run: it blocks for minutes, handles no signal meanwhile, and fails in the end.
+        while job is None and not running and not self._nothing_left():
+            self.on_loop_end()
+            time.sleep(IDLE_SECONDS)
+            job = self.controller.next_job(free)
+        if job is None and self._nothing_left():
+            return FINISHED
+        return job
+
+    def slots(self) -> int:
+        """Trials that may run at once now; asked anew each time, so that nodes which join a cluster get work."""
+        return at_a_time(resources_there(), self._each, self._max_concurrent)
+
+    def should_stop(self) -> bool:
+        """Whether the search is to end now; the first reason is kept."""
+        if not self.stop.text:
+            self.stop.text, self.stop.code = self._reason()
+        return bool(self.stop.text)
+
+    def _reason(self) -> tuple[str, ExitCode]:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return "the time budget is used up", ExitCode.DONE
+        if self.controller.storage_failure is not None:
+            return f"the storage cannot be written: {self.controller.storage_failure}", ExitCode.FAILED
+        reason = self.controller.hopeless()
+        if reason is not None:
+            return f"trials failed, and none got further. The first one:\n{reason}", ExitCode.FAILED
+        return "", ExitCode.DONE
+
+    def on_loop_end(self) -> None:
+        """Called at the end of each iteration of Ray's loop, some ten times a second."""
+        self._callback.on_loop_end()
+
+    def _nothing_left(self) -> bool:
+        return self.should_stop() or self.controller.exhausted
+
+
+FINISHED = "FINISHED"
+"""What `SearchLoop.next_job` returns when the search hands out no more trials; Ray's word for it."""
+
+
 def carry_out(
     spec: RunSpec,
     journal: Journal,
     store: FolderStore,
     inputs: RunInputs,
     each: TrialResources,
-    how: RunOptions,
+    options: RunOptions,
     console: Console,
 ) -> StopReason:
     """Trains the trials that are still to come, and says why it ended before all of them, if it did."""
-    stop = StopReason()
-    board = TensorBoardLog(store, spec.stage_lengths[0])
-    deadline = None if how.time_budget is None else time.monotonic() + how.time_budget
-
-    def limit() -> int:
-        return at_a_time(resources_there(), each, how.max_concurrent)
-
-    def warn(text: str) -> None:
-        log_line(store, f"warning: {text}")
-        console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
-
-    def on_end() -> None:
-        keeper.trial_ended()
-
-    shared = FolderStore(Path(inputs.stage_storage)) if inputs.stage_storage is not None else None
-    referee = Referee(
+    log, callback = RunLog(store, console), CallbackList()
+    controller = Controller(
         spec,
         journal,
         store,
-        on_report=board.write,
-        on_end=on_end,
-        stage_storage=shared,
+        callback,
+        stage_storage=FolderStore(Path(inputs.stage_storage)) if inputs.stage_storage is not None else None,
         compute=compute_kind(each.device, each.cpus),
-        warn=warn,
-        log=partial(log_line, store),
+        log=log,
     )
-
-    def should_stop() -> bool:
-        if not stop.text and deadline is not None and time.monotonic() > deadline:
-            stop.text = "the time budget is used up"
-        if not stop.text and referee.storage_failure is not None:
-            stop.text, stop.code = f"the storage cannot be written: {referee.storage_failure}", ExitCode.FAILED
-        reason = referee.hopeless()
-        if not stop.text and reason is not None:
-            stop.text, stop.code = f"trials failed, and none got further. The first one:\n{reason}", ExitCode.FAILED
-        return bool(stop.text)
-
-    live = LiveStatus(spec, store, lambda: summarise(spec, journal), referee.progress, limit, console)
-    keeper = Housekeeping(spec, journal, store, board, how.keep_gb, live.trial_ended)
-
-    def tick() -> None:
-        referee.gate.renew()
-        live.tick()
-
+    loop = SearchLoop(controller, callback, each, options, log)
+    status = LiveStatus(spec, log, partial(summarise, spec, journal), controller.progress, loop.slots, console)
+    callback.add(TensorBoardLog(store, spec.stage_lengths[0]), Retention(spec, journal, store, options.keep_gb), status)
     try:
-        with live, _signals(stop), _ray_log(store):
-            _tune(referee, inputs, each, limit, should_stop, tick, how)
+        with status, _signals(loop.stop), _ray_log(store):
+            _tune(loop, inputs, each)
     finally:
-        referee.gate.close()
-        board.close_all()
-        keeper.tidy()
-    return stop
+        callback.on_search_end()
+    return loop.stop
 
 
 @contextmanager
@@ -146,42 +198,28 @@ def _ray_log(store: FolderStore) -> Iterator[None]:
         handler.close()
 
 
-def _tune(
-    referee: Referee,
-    inputs: RunInputs,
-    each: TrialResources,
-    limit: Callable[[], int],
-    should_stop: Callable[[], bool],
-    tick: Callable[[], None],
-    how: RunOptions,
-) -> None:
+def _tune(loop: SearchLoop, inputs: RunInputs, each: TrialResources) -> None:
     from ray import tune
 
-    from lt_search.tuning.adapters import OnEveryStep, RefereeScheduler, RefereeSearcher, WhenToStop
+    from lt_search.tuning.adapters import LoopCallback, RungScheduler, StopWithLoop, TrialSearcher
     from lt_search.tuning.worker import StagedTrial
 
-    def idle() -> None:
-        tick()
-        time.sleep(IDLE_SECONDS)
-
-    trainable = tune.with_parameters(
-        StagedTrial, inputs=inputs, threads=each.cpus, device=each.device, share_images=how.share_images
-    )
+    trainable = tune.with_parameters(StagedTrial, inputs=inputs, threads=each.cpus, device=each.device)
     scratch = tempfile.mkdtemp(prefix="lt-search-ray-")
     try:
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": each.cpus, "gpu": each.gpus}),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
-                search_alg=RefereeSearcher(referee, limit, should_stop, idle),
-                scheduler=RefereeScheduler(referee),
-                reuse_actors=how.warm_workers,
+                search_alg=TrialSearcher(loop),
+                scheduler=RungScheduler(loop.controller),
+                reuse_actors=REUSE_ACTORS,
             ),
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=scratch,
-                stop=WhenToStop(should_stop),
-                callbacks=[OnEveryStep(tick)],
+                stop=StopWithLoop(loop),
+                callbacks=[LoopCallback(loop)],
                 failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,

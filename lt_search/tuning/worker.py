@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from ray import tune
 from lt_search.storage.records import StepReport
 from lt_search.training.inputs import LoadedInputs, RunInputs, TrialJob
 from lt_search.training.session import TrialSession, failed_report
-from lt_search.tuning.adapters import REPORT
+from lt_search.tuning.adapters import JOB, REPORT
 
 
 class StagedTrial(tune.Trainable):
@@ -23,16 +21,10 @@ class StagedTrial(tune.Trainable):
     """
 
     def setup(
-        self,
-        config: dict[str, Any],
-        inputs: RunInputs | None = None,
-        threads: int = 1,
-        device: str = "cpu",
-        share_images: bool = True,
+        self, config: dict[str, Any], inputs: RunInputs | None = None, threads: int = 1, device: str = "cpu"
     ) -> None:
         """Takes the run's inputs (once per process) and the first job."""
         assert inputs is not None
-        self._share_images = share_images
         torch.set_num_threads(threads)
         self._loaded = LoadedInputs(inputs, torch.device(device))
         self._take(config)
@@ -43,11 +35,8 @@ class StagedTrial(tune.Trainable):
         return True
 
     def _take(self, config: dict[str, Any]) -> None:
-        self._job = TrialJob(**config["job"])
+        self._job = TrialJob(**config[JOB])
         self._session: TrialSession | None = None
-        if not self._share_images:
-            self._own_images = tempfile.TemporaryDirectory()  # the one before goes with its last user
-            self._loaded = LoadedInputs(self._loaded.inputs, self._loaded.device, Path(self._own_images.name))
 
     def step(self) -> dict[str, Any]:
         """One step of training, as a result for the driver."""

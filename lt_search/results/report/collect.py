@@ -27,9 +27,10 @@ from lt_search.results.report.content import (
 from lt_search.results.report.page import render
 from lt_search.results.summary import RunSummary, TrialSummary, summarise
 from lt_search.storage.checkpoints import final_report
+from lt_search.storage.journal import is_driven
 from lt_search.storage.records import read_reports
 from lt_search.storage.run_folder import LOOKS, POSTHOC, SETTINGS, read_provenance
-from lt_search.storage.schema import rung_attribute
+from lt_search.storage.schema import records_of
 
 if TYPE_CHECKING:
     from lt_search.config.spec import RunSpec
@@ -46,7 +47,7 @@ def write_report(spec: RunSpec, journal: Journal, store: FolderStore) -> None:
 
 def report_data(spec: RunSpec, journal: Journal, store: FolderStore) -> ReportData:
     """Everything the report shows, read from the journal and the trials' logs."""
-    summary = summarise(spec, journal)
+    summary = summarise(spec, journal, driven=is_driven(store.root))
     metric = METRICS[spec.metric]
     return ReportData(
         title=store.root.name,
@@ -58,11 +59,10 @@ def report_data(spec: RunSpec, journal: Journal, store: FolderStore) -> ReportDa
         winner=_winner(spec, store, summary.best) if summary.best else None,
         importances=_importances(journal),
         cost=_cost(summary, reuse=spec.reuse),
-        foresight=summary.foresight,
-        turned_off=frozenset(summary.turned_off),
+        probe_audit=summary.probe_audit,
         default_trial=0 if summary.trials and spec.search else None,
         log_parameters=frozenset(name for name, p in spec.parameters.items() if _is_log(p.distribution)),
-        notes=(*spec.notes, *summary.notices),
+        notes=spec.notes,
     )
 
 
@@ -150,16 +150,19 @@ def _trial_row(spec: RunSpec, store: FolderStore, trial: TrialSummary) -> TrialR
 
 
 def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
-    rows = []
-    for rung in spec.rung_list:
-        entries = []
-        for trial in journal.started():
-            entry = trial.user_attrs.get(rung_attribute(rung))
-            if entry is not None:
-                stopped = entry["decision"] == Decision.STOP
-                entries.append(RungEntry(trial.number, entry["value"], stopped, entry["standard_error"]))
-        rows.append(RungRow(rung.stage, rung.step, entries))
-    return rows
+    trials = records_of(journal.started())
+    return [
+        RungRow(
+            rung.stage,
+            rung.step,
+            [
+                RungEntry(trial.number, entry.value, entry.decision is Decision.STOP, entry.standard_error)
+                for trial in trials
+                if (entry := trial.rungs.get(rung)) is not None
+            ],
+        )
+        for rung in spec.rung_list
+    ]
 
 
 def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | None:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lt_search.pruning.probe_audit import Foresight
-from lt_search.pruning.rungs import Rung
+from lt_search.pruning.probe_audit import ProbeAudit
 
-TrialState = Literal["finished", "pruned", "failed", "running"]
+TrialState = Literal["finished", "pruned", "failed", "running", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -134,10 +133,8 @@ class ReportData:
     importances: Mapping[str, float]
     """By parameter, summing to 1; empty where they cannot be computed."""
     cost: Cost
-    foresight: Sequence[Foresight] = ()
-    """How well each stage-1 rung foretells the final value."""
-    turned_off: frozenset[Rung] = frozenset()
-    """Rungs that stop no more trials, because their probe foretells too little."""
+    probe_audit: Sequence[ProbeAudit] = ()
+    """Rank correlation between probe score and final objective at each stage-1 rung."""
     default_trial: int | None = None
     """The trial with the paper's values, if the run has one."""
     log_parameters: frozenset[str] = frozenset()

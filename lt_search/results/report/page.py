@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 
-from lt_search.pruning.probe_audit import BAR, CONFIDENCE, ENOUGH, FEWEST, Correlation
+from lt_search.pruning.probe_audit import CONFIDENCE, MIN_SAMPLES, Correlation
 from lt_search.results.report.content import Cost, ReportData, Score, TrialState
 from lt_search.results.report.markup import STYLE, Html, clean, escaped, figure, join, nothing, split_table, table, tag
 from lt_search.results.report.text import duration_text, known, parameter_text
@@ -173,21 +173,18 @@ def _rungs(data: ReportData) -> Html:
 
 def _probes(data: ReportData) -> Html:
     """Whether the probe of stage 1 earns its place."""
-    if not data.foresight:
+    if not data.probe_audit:
         return join(())
     rows = []
-    for found in data.foresight:
-        off = "turned off" if found.rung in data.turned_off else ""
-        few = found.addresses < FEWEST
-        told = ["too few" if few else _correlation(seen) for seen in (found.probe, found.head)]
-        rows.append([str(found.rung), str(found.addresses), *told, off])
-    head = ["rung", "stage 1s", "probe", "stage-1 head", ""]
+    for found in data.probe_audit:
+        few = found.n < MIN_SAMPLES
+        cells = ["too few" if few else _correlation(seen) for seen in (found.probe, found.head)]
+        rows.append([str(found.rung), str(found.n), *cells])
+    head = ["rung", "stage-1 runs", "probe", "stage-1 head"]
     text = (
-        f"How well a stage-1 rung foretells the final {data.metric}: Spearman's rank correlation of the value there "
-        f"with the best final value of that stage 1, and its {CONFIDENCE:.0%} interval. A rung whose probe has an "
-        f"interval below {BAR} over {ENOUGH} stage 1s or more is turned off. Only stage 1s of finished trials are "
-        "counted: those that were stopped are missing at one end, which makes these correlations smaller than they "
-        "would be over all, so a rung is rather turned off too early than too late."
+        f"Spearman's rank correlation between the score at a stage-1 rung and the best final {data.metric} of that "
+        f"stage-1 run, with its {CONFIDENCE:.0%} interval. Only stage-1 runs of finished trials are counted: those "
+        "that were stopped are missing at one end, which makes these correlations smaller than they would be over all."
     )
     return tag("p", text) + table(head, rows, {1: "number", 2: "number", 3: "number"})
 
@@ -325,4 +322,4 @@ def _facts(data: ReportData) -> Html:
     return tag("dl", join(tag("dt", k) + tag("dd", v) for k, v in facts.items()), klass="facts")
 
 
-_STATES: tuple[TrialState, ...] = ("finished", "pruned", "failed", "running")
+_STATES: tuple[TrialState, ...] = ("finished", "pruned", "failed", "running", "interrupted")

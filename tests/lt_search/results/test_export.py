@@ -18,7 +18,6 @@ from lt_search.storage.checkpoints import Checkpoint, save_checkpoint
 from lt_search.storage.files import FolderStore
 from lt_search.storage.records import StepReport
 from lt_search.storage.run_folder import new_run
-from lt_search.training.inputs import TrialJob
 
 PARAMS = {"stage1.lr": 0.3, "stage2.bias": 0.1}
 
@@ -28,7 +27,7 @@ def store(tiny_spec: RunSpec, tmp_path: Path) -> FolderStore:
     found = new_run(FolderStore(tmp_path), "a", tiny_spec, {"git": "abc"})
     for number, value in enumerate((0.4, 0.6, 0.5)):
         report = StepReport(number, 1, 2, 2, final=True, value=value, scalars={"mAP": value})
-        save_checkpoint(found, TrialJob(number, 1, {}), Checkpoint(report, {"model": {"w": torch.full((3,), value)}}))
+        save_checkpoint(found, number, 1, Checkpoint(report, {"model": {"w": torch.full((3,), value)}}))
     return found
 
 

@@ -16,8 +16,8 @@ from lt_search.storage.run_folder import JOURNAL, new_run
 from lt_search.storage.schema import ADDRESS, TRIALS
 from lt_search.storage.stage_claims import StageClaims
 from lt_search.storage.stage_store import MANIFEST, TENSORS, StageStore
-from tests.lt_search.test_referee import Driver
-from tests.lt_search.test_stage_store import LONG_AGO, A, B, stage
+from tests.helpers.driver import Driver
+from tests.lt_search.storage.test_stage_store import LONG_AGO, A, B, stage
 
 
 @pytest.fixture
@@ -62,7 +62,6 @@ def test_prune_keeps_what_a_running_search_uses(
     driver = Driver(tiny_spec, store.root, storage=stages.storage.root)
     driver.journal.study.set_user_attr(TRIALS, 1)
     used = driver.job().address
-    driver.referee.gate.close()
     for address in (used, A):
         stages.publish(address, stage())
     os.utime(stages.storage.path(f"stage1/{used}/{MANIFEST}"), (1, 1))

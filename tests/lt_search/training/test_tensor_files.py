@@ -117,7 +117,8 @@ def test_a_hub_out_of_reach_is_said_and_done_without_unless_the_budget_is_full(
 
 def test_an_embedding_file_of_other_labels_is_the_users_mistake_with_every_budget(tmp_path: Path) -> None:
     ones, zeros = torch.ones(3, 8), torch.zeros(3, 8)
-    LabelEmbeddings("m", "r", "cls", ("a", "b", "c"), ones, zeros, "id").save(tmp_path / "t.safetensors")
+    made = LabelEmbeddings("m", "r", "cls", ("a", "b", "c"), ones, zeros, "id")
+    save_file(made.tensors(), tmp_path / "t.safetensors", made.metadata())
     with pytest.raises(UserError, match="only in the file: a, b, c; only in the data: ") as raised:
         resolve_resources(_spec(f"stage1.prompt={tmp_path / 't.safetensors'}", budget="small"), print)
     assert "embed-labels" in str(raised.value)

@@ -10,60 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from lt_search.config.spec import RunSpec
 from lt_search.pruning.rungs import Decision, Rung
 from lt_search.results.summary import summarise
-from lt_search.samplers import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1, ReseededSampler
+from lt_search.samplers import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1
 from lt_search.storage.addresses import stage1_address
 from lt_search.storage.checkpoints import Checkpoint, final_report, save_checkpoint, trainer_of
 from lt_search.storage.files import FolderStore
-from lt_search.storage.journal import Journal, sole_driver
+from lt_search.storage.journal import Journal
 from lt_search.storage.provenance import provenance
 from lt_search.storage.records import StepReport, read_reports
 from lt_search.storage.run_folder import new_run
-from lt_search.storage.schema import ADDRESS, FAILURE, REUSED, TRIALS, journal_records, turned_off
+from lt_search.storage.schema import ADDRESS, FAILURE, REUSED, records_of, rung_records
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import TrialJob
-from lt_search.tuning.controller import Referee
 from lt_search.tuning.stage1_scheduling import StageGate
-from tests.lt_search.test_stage_store import stage as stored_stage
-
-
-class Driver:
-    """A referee over a folder, that can be killed and started again."""
-
-    def __init__(
-        self, spec: RunSpec, folder: Path, trials: int = 20, storage: Path | None = None, compute: str = "cpu:1"
-    ) -> None:
-        self.warnings: list[str] = []
-        self.log: list[str] = []
-        with sole_driver(folder):
-            self.journal = Journal(folder / "journal.log", ReseededSampler(spec.seed))
-        self.journal.study.set_user_attr(TRIALS, trials)
-        self.store = FolderStore(folder)
-        self.referee = Referee(
-            spec,
-            self.journal,
-            self.store,
-            stage_storage=None if storage is None else FolderStore(storage),
-            compute=compute,
-            warn=self.warnings.append,
-            log=self.log.append,
-        )
-
-    def job(self) -> TrialJob:
-        job = self.referee.next_job()
-        assert job is not None
-        return job
-
-    def trial(self, number: int) -> FrozenTrial:
-        return self.journal.trial(number)
-
-
-def report(number: int, stage: int, step: int, value: float | None = 0.5, **more: object) -> StepReport:
-    return StepReport(number, 1, stage, step, value=value, standard_error=0.0, seconds=1.0, **more)  # type: ignore[arg-type]
+from tests.helpers.driver import Driver, report
+from tests.lt_search.storage.test_stage_store import stage as stored_stage
 
 
 @pytest.fixture
@@ -80,14 +45,14 @@ def test_the_first_trial_has_the_default_values(driver: Driver) -> None:
 def test_hands_out_no_more_than_asked_for(tiny_spec: RunSpec, tmp_path: Path) -> None:
     driver = Driver(tiny_spec, tmp_path / "run", trials=2)
     assert [driver.job().number, driver.job().number] == [0, 1]
-    assert driver.referee.next_job() is None
+    assert driver.controller.next_job() is None
 
 
 def test_a_finished_trial_is_complete_with_its_final_value(driver: Driver) -> None:
     number = driver.job().number
     for stage, step in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1)):
-        assert driver.referee.observe(report(number, stage, step, 0.4)) is Decision.CONTINUE
-    driver.referee.observe(report(number, 2, 2, 0.7, final=True))
+        assert driver.controller.observe(report(number, stage, step, 0.4)) is Decision.CONTINUE
+    driver.controller.observe(report(number, 2, 2, 0.7, final=True))
     trial = driver.trial(number)
     assert trial.state is TrialState.COMPLETE
     assert trial.value == 0.7
@@ -98,7 +63,7 @@ def test_a_finished_trial_is_complete_with_its_final_value(driver: Driver) -> No
 def test_a_stopped_trial_is_pruned_and_never_best(driver: Driver) -> None:
     numbers = [driver.job().number for _ in range(3)]
     for number, value in zip(numbers, (0.8, 0.7, 0.1), strict=True):
-        decision = driver.referee.observe(report(number, 1, 1, value))
+        decision = driver.controller.observe(report(number, 1, 1, value))
     assert decision is Decision.STOP
     stopped = driver.trial(numbers[-1])
     assert stopped.state is TrialState.PRUNED
@@ -110,8 +75,8 @@ def test_a_stopped_trial_is_pruned_and_never_best(driver: Driver) -> None:
 
 def test_a_failed_trial_keeps_its_reason_and_no_value(driver: Driver) -> None:
     number = driver.job().number
-    driver.referee.observe(report(number, 1, 1))
-    driver.referee.observe(StepReport(number, 1, 1, 2, value=math.nan, failure="the objective mAP is nan"))
+    driver.controller.observe(report(number, 1, 1))
+    driver.controller.observe(StepReport(number, 1, 1, 2, value=math.nan, failure="the objective mAP is nan"))
     trial = driver.trial(number)
     assert trial.state is TrialState.FAIL
     assert trial.user_attrs[FAILURE] == "the objective mAP is nan"
@@ -121,9 +86,9 @@ def test_a_failed_trial_keeps_its_reason_and_no_value(driver: Driver) -> None:
 def test_news_heard_twice_is_written_once(driver: Driver) -> None:
     number = driver.job().number
     first = report(number, 1, 1, 0.4)
-    driver.referee.observe(first)
+    driver.controller.observe(first)
     before = (driver.store.root / "journal.log").read_bytes()
-    driver.referee.observe(report(number, 1, 1, 0.9))
+    driver.controller.observe(report(number, 1, 1, 0.9))
     assert (driver.store.root / "journal.log").read_bytes() == before
     assert read_reports(driver.store, number) == [first]
 
@@ -133,7 +98,7 @@ def test_two_trials_of_one_stage_1_count_once_at_its_rungs(tiny_spec: RunSpec, t
     driver = Driver(tiny_spec.model_copy(update={"search": searched}), tmp_path / "run")
     numbers = [driver.job().number for _ in range(5)]
     assert len({driver.trial(number).user_attrs[ADDRESS] for number in numbers}) == 1
-    decisions = {driver.referee.observe(report(number, 1, 1, 0.5)) for number in numbers}
+    decisions = {driver.controller.observe(report(number, 1, 1, 0.5)) for number in numbers}
     assert decisions == {Decision.CONTINUE}
     counted = [driver.trial(number).user_attrs["rung:1:1"]["counts"] for number in numbers]
     assert counted == [True, False, False, False, False]
@@ -153,98 +118,98 @@ def test_inactive_parameters_do_not_move_the_address(driver: Driver) -> None:
 
 def test_a_trial_without_its_worker_fails(driver: Driver) -> None:
     number = driver.job().number
-    driver.referee.fail(number, "the worker process died")
+    driver.controller.fail(number, "the worker process died")
     assert driver.trial(number).state is TrialState.FAIL
-    driver.referee.fail(number, "again")
+    driver.controller.fail(number, "again")
     assert driver.trial(number).user_attrs[FAILURE] == "the worker process died"
 
 
 def test_a_full_disk_ends_the_search_and_no_trial(driver: Driver) -> None:
     number = driver.job().number
     before = driver.trial(number)
-    assert driver.referee.observe(report(number, 1, 1, storage_failure="no space")) is Decision.STOP
-    assert driver.referee.storage_failure == "no space"
+    assert driver.controller.observe(report(number, 1, 1, storage_failure="no space")) is Decision.STOP
+    assert driver.controller.storage_failure == "no space"
     assert driver.trial(number) == before
 
 
 def test_gives_up_when_all_of_the_first_trials_fail(driver: Driver) -> None:
     for left in (2, 1, 0):
         number = driver.job().number
-        assert driver.referee.hopeless() is None
-        driver.referee.observe(StepReport(number, 1, 1, 0, failure=f"no such file ({left})"))
-    assert driver.referee.hopeless() == "no such file (2)"
+        assert driver.controller.hopeless() is None
+        driver.controller.observe(StepReport(number, 1, 1, 0, failure=f"no such file ({left})"))
+    assert driver.controller.hopeless() == "no such file (2)"
 
 
 def test_failures_before_a_resume_do_not_end_the_resumed_search(tiny_spec: RunSpec, tmp_path: Path) -> None:
     first = Driver(tiny_spec, tmp_path / "run", trials=5)
     for _ in range(3):
-        first.referee.fail(first.job().number, "no disk")
-    assert first.referee.hopeless() == "no disk"
+        first.controller.fail(first.job().number, "no disk")
+    assert first.controller.hopeless() == "no disk"
     second = Driver(tiny_spec, tmp_path / "run", trials=5)
-    assert second.referee.hopeless() is None
+    assert second.controller.hopeless() is None
     for _ in range(2):
-        second.referee.fail(second.job().number, "still no disk")
-    assert second.referee.hopeless() == "still no disk"
+        second.controller.fail(second.job().number, "still no disk")
+    assert second.controller.hopeless() == "still no disk"
 
 
 def test_goes_on_when_one_of_the_first_trials_did_not_fail(driver: Driver) -> None:
     numbers = [driver.job().number for _ in range(4)]
     for number in numbers[:2]:
-        driver.referee.fail(number, "boom")
-    driver.referee.observe(report(numbers[2], 2, 2, 0.5, final=True))
-    driver.referee.fail(numbers[3], "boom")
-    assert driver.referee.hopeless() is None
+        driver.controller.fail(number, "boom")
+    driver.controller.observe(report(numbers[2], 2, 2, 0.5, final=True))
+    driver.controller.fail(numbers[3], "boom")
+    assert driver.controller.hopeless() is None
 
 
 def test_gives_up_though_trials_were_pruned_before_the_point_of_failure(driver: Driver) -> None:
     for number, value in enumerate((0.8, 0.7, 0.1, 0.75)):
         driver.job()
-        driver.referee.observe(report(number, 1, 1, value))
+        driver.controller.observe(report(number, 1, 1, value))
     assert driver.trial(2).state is TrialState.PRUNED
     for number in (0, 1, 3):
-        assert driver.referee.hopeless() is None
-        driver.referee.fail(number, "boom")
-    assert driver.referee.hopeless() == "boom"
+        assert driver.controller.hopeless() is None
+        driver.controller.fail(number, "boom")
+    assert driver.controller.hopeless() == "boom"
 
 
 def test_goes_on_while_a_trial_is_further_than_those_that_failed(driver: Driver) -> None:
     for number in range(4):
         driver.job()
-        driver.referee.observe(report(number, 1, 1, 0.5))
-    driver.referee.observe(report(0, 1, 2))
+        driver.controller.observe(report(number, 1, 1, 0.5))
+    driver.controller.observe(report(0, 1, 2))
     for number in (1, 2, 3):
-        driver.referee.fail(number, "boom")
-    assert driver.referee.hopeless() is None
-    driver.referee.fail(0, "boom, too")
-    assert driver.referee.hopeless() == "boom, too"
+        driver.controller.fail(number, "boom")
+    assert driver.controller.hopeless() is None
+    driver.controller.fail(0, "boom, too")
+    assert driver.controller.hopeless() == "boom, too"
 
 
 def test_does_not_give_up_while_trials_handed_out_before_the_failures_may_still_do_well(driver: Driver) -> None:
     numbers = [driver.job().number for _ in range(8)]
     for number in numbers[5:]:
-        driver.referee.fail(number, "out of memory")
-    assert driver.referee.hopeless() is None
-    driver.referee.observe(report(0, 1, 1, 0.5))
-    assert driver.referee.hopeless() is None
+        driver.controller.fail(number, "out of memory")
+    assert driver.controller.hopeless() is None
+    driver.controller.observe(report(0, 1, 1, 0.5))
+    assert driver.controller.hopeless() is None
 
 
 def test_one_late_failure_does_not_make_trials_that_are_under_way_look_as_failed(driver: Driver) -> None:
     for _ in range(3):
         driver.job()
     for stage, step in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1)):
-        driver.referee.observe(report(0, stage, step))
+        driver.controller.observe(report(0, stage, step))
     healthy = driver.job().number
     for step in (1, 2):
-        driver.referee.observe(report(healthy, 1, step))
+        driver.controller.observe(report(healthy, 1, step))
     for number in (0, 1, 2):
-        driver.referee.fail(number, "boom")
-    assert driver.referee.hopeless() is None
+        driver.controller.fail(number, "boom")
+    assert driver.controller.hopeless() is None
 
 
 def test_the_final_report_is_found_in_the_checkpoint_where_the_log_lost_its_line(driver: Driver) -> None:
     driver.job()
     last = report(0, 2, 2, 0.5, final=True)
-    save_checkpoint(driver.store, TrialJob(0, 1, {}), Checkpoint(last, {"model": {}}))
+    save_checkpoint(driver.store, 0, 1, Checkpoint(last, {"model": {}}))
     driver.store.append_line("trials/0000/metrics.jsonl", report(0, 2, 1).to_json())
     assert final_report(driver.store, 0) == last
     driver.store.append_line("trials/0000/metrics.jsonl", replace(last, seconds=9.0).to_json())
@@ -257,84 +222,28 @@ def _finish(driver: Driver, trials: int) -> None:
         number = driver.job().number
         final = 0.5 + 0.01 * number
         for step, value in ((1, 0.5 + 0.01 * (number * 7 % 10)), (3, final)):
-            driver.referee.observe(replace(report(number, 1, step, value, scalars={"mAP": -value}), standard_error=1.0))
-        driver.referee.observe(report(number, 2, 1, final))
-        driver.referee.observe(report(number, 2, 2, final, final=True))
+            driver.controller.observe(
+                replace(report(number, 1, step, value, scalars={"mAP": -value}), standard_error=1.0)
+            )
+        driver.controller.observe(report(number, 2, 1, final))
+        driver.controller.observe(report(number, 2, 2, final, final=True))
 
 
 def _bad_trial(driver: Driver, *rungs: tuple[int, int]) -> list[Decision]:
     number = driver.job().number
-    return [driver.referee.observe(report(number, stage, step, 0.0)) for stage, step in rungs]
-
-
-def test_a_stage_1_rung_turns_itself_off_once_its_probe_is_known_to_foretell_nothing(driver: Driver) -> None:
-    driver.journal.study.set_user_attr(TRIALS, 60)
-    _finish(driver, 19)
-    assert _bad_trial(driver, (1, 1)) == [Decision.STOP], "19 stage 1s, and one that was pruned, are too few"
-    _finish(driver, 1)
-    assert _bad_trial(driver, (1, 1), (1, 3)) == [Decision.CONTINUE, Decision.STOP], "the other rung foretells all"
-    entry, before = (driver.trial(number).user_attrs["rung:1:1"] for number in (21, 19))
-    assert (entry["off"], entry["value"], entry["peers"], entry["counts"]) == (True, 0.0, 21, True)
-    assert entry["cut"] > 0.5 and before["off"] is False
-    (found,) = turned_off(driver.journal, driver.referee.spec.rung_list).values()
-    assert (found.rung, found.addresses) == (Rung(1, 1), 20)
-    assert found.probe is not None and found.probe.high < 0.5
-    assert found.head is not None and found.head.value == pytest.approx(-found.probe.value)
-
-
-def test_a_rung_that_turned_itself_off_stays_off(driver: Driver) -> None:
-    driver.journal.study.set_user_attr(TRIALS, 100)
-    _finish(driver, 20)
-    for number in range(20, 30):  # with these the correlation is high
-        driver.job()
-        for stage, step in ((1, 1), (2, 2)):
-            driver.referee.observe(replace(report(number, stage, step, float(number)), final=stage == 2))
-    (now, _) = summarise(driver.referee.spec, driver.journal).foresight
-    assert now.addresses == 30 and not now.fails
-    assert _bad_trial(driver, (1, 1)) == [Decision.CONTINUE]
-
-
-def test_a_search_without_pruning_turns_nothing_off_and_says_what_the_probe_foretells(
-    tiny_spec: RunSpec, tmp_path: Path
-) -> None:
-    spec = tiny_spec.model_copy(update={"prune": False})
-    driver = Driver(spec, tmp_path / "run", trials=60)
-    _finish(driver, 20)
-    summary = summarise(spec, driver.journal)
-    assert summary.foresight[0].fails
-    assert not summary.turned_off and not turned_off(driver.journal, spec.rung_list)
-
-
-def test_killed_before_it_noted_that_a_rung_is_off_the_next_driver_turns_it_off_too(
-    tiny_spec: RunSpec, tmp_path: Path
-) -> None:
-    first = Driver(tiny_spec, tmp_path / "run", trials=60)
-    _finish(first, 20)
-    noted = turned_off(first.journal, tiny_spec.rung_list)
-    assert noted
-    journal = tmp_path / "run/journal.log"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    at = next(i for i, line in enumerate(lines) if b'"off:1:1"' in line)
-    truths = []
-    for kept in (lines, lines[:at], lines[: at - 1]):  # the line before tells the end of the 20th trial
-        journal.write_bytes(b"".join(kept))
-        driver = Driver(tiny_spec, tmp_path / "run", trials=60)
-        assert turned_off(driver.journal, tiny_spec.rung_list) == noted
-        assert _bad_trial(driver, (1, 1), (1, 3)) == [Decision.CONTINUE, Decision.STOP]
-        truths.append(_truth(driver.journal))
-    assert truths[0] == truths[1] == truths[2]
+    return [driver.controller.observe(report(number, stage, step, 0.0)) for stage, step in rungs]
 
 
 def test_a_journal_of_an_earlier_version_lacks_the_head_alone(tiny_spec: RunSpec, tmp_path: Path) -> None:
     first = Driver(tiny_spec, tmp_path / "run", trials=60)
     _finish(first, 6)
-    assert all(found.head is not None for found in summarise(tiny_spec, first.journal).foresight)
+    assert all(found.head is not None for found in summarise(tiny_spec, first.journal).probe_audit)
     journal = tmp_path / "run/journal.log"
-    older, entries = re.subn(r',"head_value":[^,}]+,"off":\w+', "", journal.read_text())
+    older, entries = re.subn(r',"head_value":[^,}]+', "", journal.read_text())
     assert entries == 18
     journal.write_text(older)
-    for found in summarise(tiny_spec, Driver(tiny_spec, tmp_path / "run").journal).foresight:
-        assert found.addresses == 6 and found.probe is not None and found.head is None
+    for found in summarise(tiny_spec, Driver(tiny_spec, tmp_path / "run").journal).probe_audit:
+        assert found.n == 6 and found.probe is not None and found.head is None
 
 
 SCRIPT: list[tuple[int, int, int, float]] = [
@@ -354,7 +263,7 @@ SCRIPT: list[tuple[int, int, int, float]] = [
 
 def _play(driver: Driver, script: list[tuple[int, int, int, float]]) -> None:
     for number, stage, step, value in script:
-        driver.referee.observe(report(number, stage, step, value, final=(stage, step) == (2, 2)))
+        driver.controller.observe(report(number, stage, step, value, final=(stage, step) == (2, 2)))
 
 
 def _truth(journal: Journal) -> list[object]:
@@ -406,7 +315,7 @@ def test_killed_after_any_line_of_the_journal_the_next_driver_comes_to_the_same_
             while running - handed_out:
                 handed_out.add(driver.job().number)
             assert handed_out == running
-            _play(driver, SCRIPT)  # every worker repeats its last step; the referee knows what it has heard
+            _play(driver, SCRIPT)  # every worker repeats its last step; the controller knows what it has recorded
             assert _truth(driver.journal) == truth
             assert driver.job().number == 4, "the next proposal is a new trial"
 
@@ -421,7 +330,7 @@ def _train_stage1(driver: Driver, job: TrialJob, storage: Path, value: float = 0
     finished = replace(stored_stage(), history=tuple(reports), trained_by=f"run/{job.number}")
     StageStore(FolderStore(storage)).publish(job.address, finished)
     for step in reports:
-        driver.referee.observe(step)
+        driver.controller.observe(step)
 
 
 def _reused(number: int, value: float = 0.5) -> StepReport:
@@ -433,11 +342,11 @@ def test_trials_that_want_one_stage_1_wait_for_the_one_that_trains_it(tiny_spec:
     driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
     first = driver.job()
     assert not first.stage1_stored
-    assert driver.referee.next_job(free=3) is None
-    assert driver.referee.next_job(free=3) is None
-    assert not driver.referee.exhausted
+    assert driver.controller.next_job(free=3) is None
+    assert driver.controller.next_job(free=3) is None
+    assert not driver.controller.exhausted
     assert len(driver.journal.started()) == 2, "where stage 1 is fixed, one that waits is enough"
-    assert driver.referee.progress()[1] is None
+    assert driver.controller.progress()[1] is None
     _train_stage1(driver, first, tmp_path)
     second = driver.job()
     assert (second.number, second.address, second.stage1_stored) == (1, first.address, True)
@@ -454,7 +363,7 @@ def test_other_stage_1s_are_other_work(tiny_spec: RunSpec, tmp_path: Path) -> No
     job = driver.job()
     assert job.number == 1, "the first trial waits for another run, the second one has work"
     assert job.address != address
-    assert driver.referee.progress() == {0: None, 1: Rung(0, 0)}
+    assert driver.controller.progress() == {0: None, 1: Rung(0, 0)}
     other.close()
     assert driver.job().number == 0
 
@@ -462,8 +371,8 @@ def test_other_stage_1s_are_other_work(tiny_spec: RunSpec, tmp_path: Path) -> No
 def test_a_waiting_trial_trains_where_the_one_before_it_failed(tiny_spec: RunSpec, tmp_path: Path) -> None:
     driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
     first = driver.job()
-    assert driver.referee.next_job() is None
-    driver.referee.fail(first.number, "boom")
+    assert driver.controller.next_job() is None
+    driver.controller.fail(first.number, "boom")
     second = driver.job()
     assert (second.number, second.stage1_stored) == (1, False)
 
@@ -473,9 +382,9 @@ def test_a_reused_stage_1_costs_nothing_and_is_named(tiny_spec: RunSpec, tmp_pat
     first = driver.job()
     _train_stage1(driver, first, tmp_path)
     number = driver.job().number
-    assert driver.referee.observe(_reused(number)) is Decision.CONTINUE
-    driver.referee.observe(report(number, 2, 1, 0.6))
-    driver.referee.observe(report(number, 2, 2, 0.7, final=True))
+    assert driver.controller.observe(_reused(number)) is Decision.CONTINUE
+    driver.controller.observe(report(number, 2, 1, 0.6))
+    driver.controller.observe(report(number, 2, 2, 0.7, final=True))
     attributes = driver.trial(number).user_attrs
     assert attributes[REUSED] == "run/0"
     assert attributes["cost"] == {"stage1": 0.125, "stage2": 2.0}
@@ -483,7 +392,7 @@ def test_a_reused_stage_1_costs_nothing_and_is_named(tiny_spec: RunSpec, tmp_pat
     assert attributes[STAGE2_COST] == 2.0
     assert attributes[REUSE_COST] > 0
     assert driver.trial(number).intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5, 4: 0.5, 5: 0.6, 6: 0.7}
-    assert driver.log == ["trial 1 starts at stage 2: stage 1 is that of run/0, 4s saved"]
+    assert driver.log == ["trial 1 starts at stage 2: it reuses stage 1 of run/0, 4s saved"]
     assert [r.rung for r in read_reports(driver.store, number)] == [Rung(1, s) for s in (1, 2, 3, 4)] + [
         Rung(2, 1),
         Rung(2, 2),
@@ -494,11 +403,11 @@ def test_what_a_reused_stage_1_cost_in_all_is_known_of_first_attempts_only(tiny_
     driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
     _train_stage1(driver, driver.job(), tmp_path)
     number = driver.job().number
-    driver.referee.observe(_reused(number))
+    driver.controller.observe(_reused(number))
     later = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
     assert later.job().number == 0
     assert later.job().number == number
-    later.referee.observe(report(number, 2, 2, 0.7, final=True))
+    later.controller.observe(report(number, 2, 2, 0.7, final=True))
     assert later.trial(number).state == TrialState.COMPLETE
     assert REUSE_COST not in later.trial(number).user_attrs
 
@@ -507,17 +416,17 @@ def test_a_stage_1_counts_once_at_a_rung_however_often_it_is_used(tiny_spec: Run
     driver = Driver(_fixed_stage1(tiny_spec), tmp_path / "run", trials=4, storage=tmp_path)
     _train_stage1(driver, driver.job(), tmp_path)
     for _ in range(2):
-        driver.referee.observe(_reused(driver.job().number))
-    records = journal_records(driver.journal.trials(), tiny_spec.rung_list)
+        driver.controller.observe(_reused(driver.job().number))
+    records = rung_records(records_of(driver.journal.trials()), tiny_spec.rung_list)
     assert [record.rung for record in records] == [Rung(1, 1), Rung(1, 3)]
 
 
 def test_a_stored_stage_1_is_judged_at_the_rungs_of_this_run(tiny_spec: RunSpec, tmp_path: Path) -> None:
     driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
     for value in (0.8, 0.9):
-        driver.referee.observe(report(driver.job().number, 1, 1, value))
+        driver.controller.observe(report(driver.job().number, 1, 1, value))
     number = driver.job().number
-    assert driver.referee.observe(_reused(number, 0.1)) is Decision.STOP
+    assert driver.controller.observe(_reused(number, 0.1)) is Decision.STOP
     trial = driver.trial(number)
     assert trial.state is TrialState.PRUNED
     assert trial.user_attrs["stopped"] == "stage 1 step 1"
@@ -531,21 +440,21 @@ def test_a_stage_1_that_was_let_through_is_not_stopped_by_peers_that_come_later(
     first = driver.job()
     _train_stage1(driver, first, tmp_path, 0.5)
     for value in (0.8, 0.9, 0.95):
-        driver.referee.observe(report(driver.job().number, 1, 1, value))
+        driver.controller.observe(report(driver.job().number, 1, 1, value))
     late = driver.job().number
-    assert driver.referee.observe(report(late, 1, 1, 0.5)) is Decision.STOP, "a new one of that value is stopped"
+    assert driver.controller.observe(report(late, 1, 1, 0.5)) is Decision.STOP, "a new one of that value is stopped"
     for again in (driver, Driver(tiny_spec, tmp_path / "run", trials=9, storage=tmp_path)):
         number = again.job().number
         again.journal.set(number, ADDRESS, first.address)
-        assert again.referee.observe(_reused(number, 0.5)) is Decision.CONTINUE
+        assert again.controller.observe(_reused(number, 0.5)) is Decision.CONTINUE
 
 
 def test_a_reused_stage_1_that_is_stopped_still_says_what_it_costs(tiny_spec: RunSpec, tmp_path: Path) -> None:
     driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
     for value in (0.8, 0.9):
-        driver.referee.observe(report(driver.job().number, 1, 1, value))
+        driver.controller.observe(report(driver.job().number, 1, 1, value))
     number = driver.job().number
-    assert driver.referee.observe(_reused(number, 0.1)) is Decision.STOP
+    assert driver.controller.observe(_reused(number, 0.1)) is Decision.STOP
     attributes = driver.trial(number).user_attrs
     assert attributes[STAGE1_COST] == 4.0
     assert attributes[STOPPED_IN_STAGE1] is True, "proposals do not take its stage 2 for tried"
@@ -555,7 +464,7 @@ def test_a_trial_that_takes_up_its_own_stage_1_after_a_kill_is_no_reuse(tiny_spe
     driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
     number = driver.job().number
     assert number == 0
-    driver.referee.observe(_reused(number))
+    driver.controller.observe(_reused(number))
     attributes = driver.trial(number).user_attrs
     assert REUSED not in attributes
     assert attributes[STAGE1_COST] == 4.0
@@ -568,11 +477,11 @@ def test_a_stage_1_of_another_run_of_the_same_name_is_a_reuse(tiny_spec: RunSpec
         names.append(trainer_of(new_run(storage, "run", tiny_spec, provenance()), 0))
         driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
         assert driver.job().number == 0
-        driver.referee.observe(replace(_reused(0), reused_from=names[0]))
-        driver.referee.observe(report(0, 2, 2, 0.7, final=True))
+        driver.controller.observe(replace(_reused(0), reused_from=names[0]))
+        driver.controller.observe(report(0, 2, 2, 0.7, final=True))
         found = driver.trial(0).user_attrs.get(REUSED), len(driver.log)
         assert found == ((None, 0) if len(names) == 1 else ("run/0", 1))
-        assert all("stage 1 is that of run/0, 4s saved" in line for line in driver.log)
+        assert all("it reuses stage 1 of run/0, 4s saved" in line for line in driver.log)
         storage.remove("run")
     assert names[0] != names[1]
 
@@ -582,13 +491,12 @@ def test_after_a_resume_one_trial_trains_a_stage_1_that_is_gone(tiny_spec: RunSp
     driver = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
     _train_stage1(driver, driver.job(), tmp_path)
     for _ in range(2):
-        driver.referee.observe(_reused(driver.job().number))
-    driver.referee.gate.close()
+        driver.controller.observe(_reused(driver.job().number))
     for address in StageStore(FolderStore(tmp_path)).addresses():
         StageStore(FolderStore(tmp_path)).discard(address)
     resumed = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
     assert resumed.job().number == 0
-    assert resumed.referee.next_job() is None, "the others wait"
+    assert resumed.controller.next_job() is None, "the others wait"
 
 
 def test_a_trial_that_goes_on_with_other_threads_shares_no_stage_1(tiny_spec: RunSpec, tmp_path: Path) -> None:
@@ -598,7 +506,7 @@ def test_a_trial_that_goes_on_with_other_threads_shares_no_stage_1(tiny_spec: Ru
     assert job.number == first.number
     assert job.address == ""
     assert job.config == first.config
-    again.referee.observe(report(job.number, 1, 1))
+    again.controller.observe(report(job.number, 1, 1))
     other = again.job()
     assert other.address, "those that are proposed now share stage 1s of their own kind"
     assert other.compute == "cpu:2"
@@ -608,10 +516,10 @@ def test_a_resumed_run_knows_which_trials_wait(tiny_spec: RunSpec, tmp_path: Pat
     spec = _fixed_stage1(tiny_spec)
     driver = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
     first = driver.job()
-    assert driver.referee.next_job() is None
+    assert driver.controller.next_job() is None
     resumed = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
     assert resumed.job().number == first.number
-    assert resumed.referee.next_job() is None
+    assert resumed.controller.next_job() is None
     _train_stage1(resumed, first, tmp_path)
     assert resumed.job().number == 1
 
@@ -622,15 +530,15 @@ def test_each_damage_is_said_once(tiny_spec: RunSpec, tmp_path: Path) -> None:
     _train_stage1(driver, job, tmp_path)
     together = [driver.job().number, driver.job().number]
     for number in together:
-        driver.referee.observe(report(number, 1, 1, warning="stage 1 is damaged"))
+        driver.controller.observe(report(number, 1, 1, warning="stage 1 is damaged"))
     assert driver.warnings == ["stage 1 is damaged"]
-    driver.referee.observe(report(job.number, 2, 1))
+    driver.controller.observe(report(job.number, 2, 1))
     third = driver.job().number
-    driver.referee.observe(report(third, 1, 1, warning="stage 1 is damaged"))
+    driver.controller.observe(report(third, 1, 1, warning="stage 1 is damaged"))
     assert len(driver.warnings) == 1, "it is not whole yet"
     for step in (2, 3, 4):
-        driver.referee.observe(report(together[0], 1, step))
-    driver.referee.observe(report(driver.job().number, 1, 1, warning="stage 1 is damaged"))
+        driver.controller.observe(report(together[0], 1, step))
+    driver.controller.observe(report(driver.job().number, 1, 1, warning="stage 1 is damaged"))
     assert len(driver.warnings) == 2, "it was whole again in between"
 
 
@@ -639,10 +547,10 @@ def test_a_damaged_stage_1_that_cannot_be_replaced_is_said_once(tiny_spec: RunSp
     _train_stage1(driver, driver.job(), tmp_path)
     for _ in range(2):
         number = driver.job().number
-        driver.referee.observe(report(number, 1, 1, warning="stage 1 is damaged"))
+        driver.controller.observe(report(number, 1, 1, warning="stage 1 is damaged"))
         for step in (2, 3):
-            driver.referee.observe(report(number, 1, step))
-        driver.referee.observe(report(number, 1, 4, warning="stage 1 could not be stored"))
+            driver.controller.observe(report(number, 1, step))
+        driver.controller.observe(report(number, 1, 4, warning="stage 1 could not be stored"))
     assert driver.warnings == ["stage 1 is damaged"]
 
 
@@ -657,7 +565,7 @@ def _stop_one(driver: Driver) -> TrialJob:
     for value in (0.8, 0.7, 0.1):
         job = driver.job()
         for step in (1, 2, 3):
-            driver.referee.observe(_probed(job.number, step, value))
+            driver.controller.observe(_probed(job.number, step, value))
     assert driver.trial(job.number).user_attrs["stopped"] == "stage 1 step 3"
     driver.journal.study.enqueue_trial(driver.trial(job.number).params)
     return job
@@ -678,7 +586,7 @@ def test_a_stage_1_that_was_stopped_is_not_trained_again_and_ends_as_if_it_were(
         assert _stop_one(driver).number == 2
     again = alone.job().number
     for step in (1, 2, 3):
-        alone.referee.observe(_probed(again, step, 0.1))
+        alone.controller.observe(_probed(again, step, 0.1))
     following = shared.job()
     assert (again, following.number) == (3, 4), "trial 3 needs no worker"
     assert following.config == alone.job().config
@@ -703,22 +611,12 @@ def test_trials_that_wait_for_a_stage_1_end_when_it_is_stopped(tiny_spec: RunSpe
     jobs.append(driver.job())
     assert [job.number for job in jobs] == [0, 1, 2, 4], "trial 3 waits"
     for number, value in ((0, 0.8), (1, 0.7), (2, 0.1)):
-        driver.referee.observe(report(number, 1, 1, value))
-    assert not driver.referee.exhausted
-    assert driver.referee.next_job() is None
+        driver.controller.observe(report(number, 1, 1, value))
+    assert not driver.controller.exhausted
+    assert driver.controller.next_job() is None
     assert driver.trial(3).state is TrialState.PRUNED
-    assert driver.referee.exhausted
-    assert driver.referee.progress().keys() == {0, 1, 4}
-
-
-def test_a_stopped_stage_1_is_trained_again_once_that_rung_stops_no_more(tiny_spec: RunSpec, tmp_path: Path) -> None:
-    driver = Driver(tiny_spec, tmp_path / "run", trials=60, storage=tmp_path)
-    _finish(driver, 19)
-    assert _bad_trial(driver, (1, 1)) == [Decision.STOP]
-    _finish(driver, 1)
-    assert turned_off(driver.journal, tiny_spec.rung_list)
-    driver.journal.study.enqueue_trial(driver.trial(19).params)
-    assert driver.job().number == 21
+    assert driver.controller.exhausted
+    assert driver.controller.progress().keys() == {0, 1, 4}
 
 
 def test_a_stopped_stage_1_that_is_in_the_store_is_taken_from_there(tiny_spec: RunSpec, tmp_path: Path) -> None:
@@ -742,10 +640,9 @@ def test_killed_while_it_ends_a_trial_untrained_the_next_driver_ends_it_the_same
 ) -> None:
     driver = Driver(tiny_spec, tmp_path / "run", storage=tmp_path, trials=4)
     _stop_one(driver)
-    driver.referee.gate.close()
     before = len((tmp_path / "run/journal.log").read_bytes())
     shutil.copytree(tmp_path / "run", tmp_path / "before")
-    assert driver.referee.next_job() is None
+    assert driver.controller.next_job() is None
     truth = _truth(driver.journal)
     lines = (tmp_path / "run/journal.log").read_bytes()[before:].splitlines(keepends=True)
     assert len(lines) > 8
@@ -759,7 +656,7 @@ def test_killed_while_it_ends_a_trial_untrained_the_next_driver_ends_it_the_same
             with (tmp_path / "run/journal.log").open("ab") as journal:
                 journal.write(b"".join(lines[:kept]))
             resumed = Driver(tiny_spec, tmp_path / "run", storage=tmp_path, trials=4)
-            while resumed.referee.next_job() is not None:  # the two that still run
+            while resumed.controller.next_job() is not None:  # the two that still run
                 pass
             assert _truth(resumed.journal) == truth
             assert resumed.trial(3).user_attrs[STOPPED_IN_STAGE1] is True

@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from lt_search.config.spec import RunSpec
-from lt_search.pruning.probe_audit import Correlation, Foresight
+from lt_search.pruning.probe_audit import Correlation, ProbeAudit
 from lt_search.pruning.rungs import Rung
 from lt_search.results.summary import RungSummary, RunSummary, TrialSummary, trials_csv
 from lt_search.storage.files import FolderStore
 from lt_search.tuning.progress import LiveStatus, render_leaderboard, render_status, status_line
+from lt_search.tuning.run_log import RunLog
 
 
 @pytest.fixture
@@ -103,50 +104,50 @@ def test_without_a_terminal_each_line_goes_to_the_log_too(
 ) -> None:
     text = io.StringIO()
     store = FolderStore(tmp_path)
-    with LiveStatus(tiny_spec, store, lambda: summary, dict, lambda: 2, Console(file=text, width=300)) as live:
-        live.tick()
-        live.tick()
-    log = (tmp_path / "search.log").read_text().splitlines()
-    assert len(log) == 2, "one at the start, one at the end; the second tick came within a minute"
-    assert [line.split(" ", 1)[1] for line in log] == text.getvalue().splitlines()
+    with LiveStatus(
+        tiny_spec, RunLog(store), lambda driven: summary, dict, lambda: 2, Console(file=text, width=300)
+    ) as live:
+        live.on_loop_end()
+        live.on_loop_end()
+    lines = (tmp_path / "search.log").read_text().splitlines()
+    assert len(lines) == 2, "one at the start, one at the end; the second tick came within a minute"
+    assert [line.split(" ", 1)[1] for line in lines] == text.getvalue().splitlines()
 
 
-FORESIGHT = (
-    Foresight(Rung(1, 1), 21, Correlation(0.1, -0.2, 0.4), None),
-    Foresight(Rung(1, 3), 3, None, None),
+AUDIT = (
+    ProbeAudit(Rung(1, 1), 21, Correlation(0.1, -0.2, 0.4), None),
+    ProbeAudit(Rung(1, 3), 3, None, None),
 )
 
 
-def test_what_the_probe_foretells_is_logged_when_it_is_news_and_that_a_rung_is_off_is_said_once(
-    tiny_spec: RunSpec, summary: RunSummary, tmp_path: Path
-) -> None:
-    before = replace(summary, foresight=FORESIGHT)
-    after = replace(before, turned_off={Rung(1, 1): FORESIGHT[0]})
-    text = io.StringIO()
-    with LiveStatus(
-        tiny_spec, FolderStore(tmp_path), lambda: after, dict, lambda: 2, Console(file=text, width=300)
-    ) as live:
-        for now in (before, before, after, after):
-            live.trial_ended(now)
-    log = [line.split(" ", 1)[1] for line in (tmp_path / "search.log").read_text().splitlines()]
-    probe = [line for line in log if line.startswith("probe ")]
+def test_the_probe_audit_is_logged_when_it_has_changed(tiny_spec: RunSpec, summary: RunSummary, tmp_path: Path) -> None:
+    shown = [replace(summary, probe_audit=AUDIT)]
+    log, console = RunLog(FolderStore(tmp_path)), Console(file=io.StringIO(), width=300)
+    with LiveStatus(tiny_spec, log, lambda driven: shown[-1], dict, lambda: 2, console) as live:
+        live.line()
+        live.line()
+        shown.append(replace(summary, probe_audit=AUDIT[:1]))
+    lines = [line.split(" ", 1)[1] for line in (tmp_path / "search.log").read_text().splitlines()]
     first, few = "probe stage=1 step=1 n=21 spearman=0.10 [-0.20,0.40] head=none", "probe stage=1 step=3 n=3 too few"
-    assert probe == [first, few, f"{first} off", few, f"{first} off", few], "at first, turned off, at the end"
-    said = "stage 1 step 1 stops no more trials: over 21 stage 1s"
-    assert sum(line.startswith(said) for line in log) == 1
-    assert text.getvalue().count(said) == 1
+    assert [line for line in lines if line.startswith("probe ")] == [first, few, first]
 
 
-def test_the_status_shows_what_the_probe_foretells(tiny_spec: RunSpec, summary: RunSummary) -> None:
+def test_the_status_shows_the_probe_audit(tiny_spec: RunSpec, summary: RunSummary) -> None:
     text = io.StringIO()
-    shown = replace(summary, foresight=FORESIGHT, turned_off={Rung(1, 1): FORESIGHT[0]})
+    shown = replace(summary, probe_audit=AUDIT)
     Console(file=text, width=200).print(render_status(tiny_spec, shown, {}, None, 1))
-    for fact in (
-        "stage=1 step=1 n=21 spearman=0.10 [-0.20,0.40] head=none off",
-        "stage=1 step=3 n=3 too few",
-        "stage 1 step 1 stops no more trials",
-    ):
+    for fact in ("stage=1 step=1 n=21 spearman=0.10 [-0.20,0.40] head=none", "stage=1 step=3 n=3 too few"):
         assert fact in text.getvalue()
+
+
+def test_without_a_driver_unfinished_trials_are_shown_as_interrupted(tiny_spec: RunSpec, summary: RunSummary) -> None:
+    trials = tuple(replace(t, state="interrupted") if t.state == "running" else t for t in summary.trials)
+    interrupted = replace(summary, trials=trials)
+    line = status_line(tiny_spec, interrupted, None, 1)
+    assert "interrupted=1" in line and "running" not in line
+    text = io.StringIO()
+    Console(file=text, width=200).print(render_status(tiny_spec, interrupted, {}, None, 1))
+    assert "1 interrupted" in text.getvalue() and "running" not in text.getvalue()
 
 
 def test_the_table_of_trials_leaves_empty_what_a_trial_has_not(summary: RunSummary) -> None:

@@ -25,7 +25,7 @@ from lt_search.storage.journal import Journal, sole_driver
 from lt_search.storage.records import StepReport
 from lt_search.storage.schema import TRIALS, rung_attribute
 from lt_search.storage.stage_store import StageOne, StageStore
-from lt_search.tuning.controller import Referee
+from lt_search.tuning.controller import Controller
 from lt_search.tuning.simulation import NOTHING, SIMULATED_TRIALS, Begun, Expected, StageCosts, expect
 from tests.tiny import TinyConfig, TinyTrainer
 
@@ -223,16 +223,16 @@ def _sampler(spec: RunSpec) -> BaseSampler:
 
 
 def _search(spec: RunSpec, trials: int, folder: Path) -> Expected:
-    """What a search with the referee's decisions trains, where a trial's values are a smooth function of its config."""
+    """What a search with the controller's decisions trains, where a trial's values are a smooth function of its config."""
     with sole_driver(folder):
         journal = Journal(folder / "journal.log", _sampler(spec))
     journal.study.set_user_attr(TRIALS, trials)
     stages = StageStore(FolderStore(folder))
-    referee = Referee(spec, journal, FolderStore(folder), stage_storage=FolderStore(folder))
+    controller = Controller(spec, journal, FolderStore(folder), stage_storage=FolderStore(folder))
     end = spec.stage_lengths[0]
     stage1s: set[str] = set()
     steps = {1: 0, 2: 0}
-    while (job := referee.next_job()) is not None:
+    while (job := controller.next_job()) is not None:
         stage1, stage2 = job.config["stage1"], job.config["stage2"]
         worth = math.exp(-(math.log(stage1["lr"] / 0.4) ** 2) / 2) + 0.1 * (stage1["optimiser"] == "momentum")
         value = worth - 0.3 * (stage2["bias"] - 0.4) ** 2
@@ -248,7 +248,7 @@ def _search(spec: RunSpec, trials: int, folder: Path) -> Expected:
             if step.rung == Rung(1, end) and not step.history:
                 stored = StageOne({"weight": torch.zeros(1)}, {}, tuple(steps1), spec.metric, "another", spec.trainer)
                 stages.publish(job.address, stored)
-            if referee.observe(step) is Decision.STOP:
+            if controller.observe(step) is Decision.STOP:
                 break
     return Expected(len(stage1s), sum(map(stages.has, stage1s)), {}, steps)
 

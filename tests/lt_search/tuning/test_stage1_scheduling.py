@@ -7,7 +7,7 @@ import pytest
 from lt_search.storage.files import FolderStore
 from lt_search.storage.stage_store import StageStore
 from lt_search.tuning.stage1_scheduling import StageGate
-from tests.lt_search.test_stage_store import stage
+from tests.lt_search.storage.test_stage_store import stage
 
 
 @pytest.fixture
