@@ -42,7 +42,7 @@ from lt_search.storage.schema import (
     turned_off,
 )
 from lt_search.training.inputs import TrialJob
-from lt_search.tuning.stage1_scheduling import StageGate
+from lt_search.tuning.stage1_scheduling import Stage1Scheduler
 
 if TYPE_CHECKING:
     from lt_search.config.spec import RunSpec
@@ -112,7 +112,7 @@ class Referee:
         """Addresses of stage 1s that were found damaged, until they are there again."""
         self._alone: set[int] = set()
         """Trials that train a stage 1 of their own, and share it with none."""
-        self.gate = StageGate(stage_storage, str(store.root))
+        self.gate = Stage1Scheduler(stage_storage)
         self._waiting = [trial.number for trial in journal.unfinished()]
         """Trials that were proposed and are not being trained: by number, the first to be handed out first."""
         self._wanted: dict[int, str] = {}

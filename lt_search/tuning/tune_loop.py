@@ -101,15 +101,10 @@ def carry_out(
     live = LiveStatus(spec, store, lambda: summarise(spec, journal), referee.progress, limit, console)
     keeper = Housekeeping(spec, journal, store, board, how.keep_gb, live.trial_ended)
 
-    def tick() -> None:
-        referee.gate.renew()
-        live.tick()
-
     try:
         with live, _signals(stop), _ray_log(store):
-            _tune(referee, inputs, each, limit, should_stop, tick, how)
+            _tune(referee, inputs, each, limit, should_stop, live.tick, how)
     finally:
-        referee.gate.close()
         board.close_all()
         keeper.tidy()
     return stop

@@ -27,8 +27,8 @@ from lt_search.storage.schema import ADDRESS, FAILURE, REUSED, TRIALS, journal_r
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import TrialJob
 from lt_search.tuning.controller import Referee
-from lt_search.tuning.stage1_scheduling import StageGate
-from tests.lt_search.test_stage_store import stage as stored_stage
+from lt_search.tuning.stage1_scheduling import Stage1Scheduler
+from tests.helpers.stages import stage as stored_stage
 
 
 class Driver:
@@ -446,7 +446,7 @@ def test_trials_that_want_one_stage_1_wait_for_the_one_that_trains_it(tiny_spec:
 
 def test_other_stage_1s_are_other_work(tiny_spec: RunSpec, tmp_path: Path) -> None:
     driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
-    other = StageGate(FolderStore(tmp_path), "another run")
+    other = Stage1Scheduler(FolderStore(tmp_path), "another run")
     wanted = Driver(tiny_spec, tmp_path / "dry").job()
     address = stage1_address(tiny_spec, {})
     assert wanted.config == tiny_spec.config
