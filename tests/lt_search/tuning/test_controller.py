@@ -16,7 +16,6 @@ from lt_search.config.spec import RunSpec
 from lt_search.pruning.rungs import Decision, Rung
 from lt_search.results.summary import summarise
 from lt_search.samplers import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1, ReseededSampler
-from lt_search.storage.addresses import stage1_address
 from lt_search.storage.checkpoints import Checkpoint, final_report, save_checkpoint, trainer_of
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal, sole_driver
@@ -27,7 +26,6 @@ from lt_search.storage.schema import ADDRESS, FAILURE, REUSED, TRIALS, journal_r
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import TrialJob
 from lt_search.tuning.controller import Referee
-from lt_search.tuning.stage1_scheduling import Stage1Scheduler
 from tests.helpers.stages import stage as stored_stage
 
 
@@ -444,19 +442,18 @@ def test_trials_that_want_one_stage_1_wait_for_the_one_that_trains_it(tiny_spec:
     assert driver.job().number == 2
 
 
-def test_other_stage_1s_are_other_work(tiny_spec: RunSpec, tmp_path: Path) -> None:
+def test_a_trial_that_waits_for_a_stage_1_leaves_room_for_one_that_needs_another(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
     driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
-    other = Stage1Scheduler(FolderStore(tmp_path), "another run")
-    wanted = Driver(tiny_spec, tmp_path / "dry").job()
-    address = stage1_address(tiny_spec, {})
-    assert wanted.config == tiny_spec.config
-    assert other.admit(0, address)
+    first = driver.job()
+    driver.journal.study.enqueue_trial(tiny_spec.first_values())
     job = driver.job()
-    assert job.number == 1, "the first trial waits for another run, the second one has work"
-    assert job.address != address
-    assert driver.referee.progress() == {0: None, 1: Rung(0, 0)}
-    other.close()
-    assert driver.job().number == 0
+    assert job.number == 2, "the second trial waits for the first, the third has work"
+    assert job.address != first.address
+    assert driver.referee.progress() == {0: Rung(0, 0), 1: None, 2: Rung(0, 0)}
+    driver.referee.fail(first.number, "boom")
+    assert driver.job().number == 1
 
 
 def test_a_waiting_trial_trains_where_the_one_before_it_failed(tiny_spec: RunSpec, tmp_path: Path) -> None:
@@ -583,7 +580,6 @@ def test_after_a_resume_one_trial_trains_a_stage_1_that_is_gone(tiny_spec: RunSp
     _train_stage1(driver, driver.job(), tmp_path)
     for _ in range(2):
         driver.referee.observe(_reused(driver.job().number))
-    driver.referee.gate.close()
     for address in StageStore(FolderStore(tmp_path)).addresses():
         StageStore(FolderStore(tmp_path)).discard(address)
     resumed = Driver(spec, tmp_path / "run", trials=4, storage=tmp_path)
@@ -742,7 +738,6 @@ def test_killed_while_it_ends_a_trial_untrained_the_next_driver_ends_it_the_same
 ) -> None:
     driver = Driver(tiny_spec, tmp_path / "run", storage=tmp_path, trials=4)
     _stop_one(driver)
-    driver.referee.gate.close()
     before = len((tmp_path / "run/journal.log").read_bytes())
     shutil.copytree(tmp_path / "run", tmp_path / "before")
     assert driver.referee.next_job() is None
