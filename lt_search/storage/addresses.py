@@ -71,7 +71,7 @@ def changed_fields(model: BaseModel, default: BaseModel | None = None) -> dict[s
     changed = {name: value for name, value in plain.items() if name not in defaults or value != defaults[name]}
     for name in changed:
         value, usual = getattr(model, name), getattr(default, name, None)
-        if isinstance(value, BaseModel) and type(value) is type(usual):
+        if isinstance(value, BaseModel) and isinstance(usual, BaseModel) and type(value) is type(usual):
             changed[name] = changed_fields(value, usual)
     return changed
 
