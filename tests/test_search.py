@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -225,7 +224,7 @@ def test_artefacts_damaged_truncated_and_deleted_during_a_search_change_no_resul
     assert {trial["state"] for trial in harmed} == {TrialState.COMPLETE}
 
 
-def test_two_runs_at_once_train_their_common_stage_1_once(searches: Searches) -> None:
+def test_two_runs_at_once_share_the_stage_1_that_is_published_first(searches: Searches) -> None:
     options = ("--trials", 3, "--no-prune", *ONE_STAGE_1, *_slow(0.5))
     both = [searches.start(*searches.new(name, *options)) for name in ("a", "b")]
     for process in both:
@@ -233,34 +232,9 @@ def test_two_runs_at_once_train_their_common_stage_1_once(searches: Searches) ->
         assert process.returncode == 0, out + err
     trials = [*searches.trials("a"), *searches.trials("b")]
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
-    assert _trained_stage1s(trials) == 1
-    assert not list((searches.storage / "stage1").glob("*.claim"))
-
-
-@pytest.mark.usefixtures("shared_ray")
-def test_a_run_with_nothing_to_do_waits_for_the_other_runs_stage_1(searches: Searches) -> None:
-    options = ("--no-prune", *ONE_STAGE_1)
-    searches.inline(*searches.new("a", "--trials", 1, *options))
-    storage = FolderStore(searches.storage)
-    [address] = StageStore(storage).addresses()
-    StageStore(storage).discard(address)
-    claim = f"stage1/{address}.claim"
-    storage.write(claim, json.dumps({"run": "another", "host": "elsewhere", "pid": 1}))
-    trained_before: list[bool] = []
-
-    def give_back() -> None:
-        _wait(lambda: searches.has_trials("b"))
-        time.sleep(3)  # longer than training the first trial takes
-        trained_before.append((searches.storage / "b/trials/0000/metrics.jsonl").exists())
-        storage.remove(claim)
-
-    holder = threading.Thread(target=give_back)
-    holder.start()
-    searches.inline(*searches.new("b", "--trials", 2, *options))
-    holder.join()
-    assert trained_before == [False]
-    assert [trial.state for trial in searches.trials("b")] == [TrialState.COMPLETE] * 2
-    assert _trained_stage1s(searches.trials("b")) == 1
+    assert [trial.value for trial in trials[:3]] == [trial.value for trial in trials[3:]]
+    assert _trained_stage1s(trials) <= 2, "at most one in each run"
+    assert len(StageStore(FolderStore(searches.storage)).addresses()) == 1
 
 
 @pytest.mark.usefixtures("shared_ray")

@@ -2,7 +2,7 @@
 
 Under the cache folder, `decoded/<part>-<size>-<key>.npy` holds a uint8 array (N, channels, size, size) and the
 `.json` beside it the CRC-32 of every block of images; both are written aside, synced and renamed, the `.json`
-last, so an array without it does not count. A `.lock` file, held with flock while building, makes the processes of
+last, so an array without it does not count. A `.lock` file, held while building, makes the processes of
 a node build an array once. A build that is killed leaves `.part` files that do not count and that the next
 builder of the same array overwrites.
 
@@ -14,7 +14,6 @@ decoded anew. Arrays can be deleted at any time; those in use stay mapped.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -23,7 +22,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -35,6 +33,7 @@ from lt_search.data.csv_cells import listing
 from lt_search.data.table import Part, UnreadableImageError, digest
 from lt_search.data.workers import progress_bar, usable_cores
 from lt_search.errors import Problem, UserError
+from lt_search.locks import held_after_waiting
 
 FORMAT_VERSION = 1
 """Raised whenever a change of code changes decoded pixels or the layout of the files."""
@@ -95,7 +94,7 @@ def open_images(
         if found is not None:
             return found
         array.folder.mkdir(parents=True, exist_ok=True)
-        with array.locked():
+        with held_after_waiting(array.lock):
             found = array.open_or_report(quiet=True)
             if found is None:
                 array.build(workers or usable_cores(), progress)
@@ -184,13 +183,6 @@ class _Array:
             if zlib.crc32(array[block.start : block.stop].data) != sidecar.crc32[index]:
                 raise _DamagedError(f"images {block.start} to {block.stop - 1} have changed")
         return cast(npt.NDArray[np.uint8], array)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the lock that builders of this array share; the system frees it when its holder dies."""
-        with self.lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def build(self, workers: int, progress: bool) -> None:
         """Decodes all images and publishes the array; the caller holds the lock."""

@@ -1,10 +1,17 @@
-"""The address of a stage 1: equal for two trials exactly if their stage 1 is the same computation."""
+"""Addresses of stage-1 runs: equal for two trials exactly if their stage 1 is the same computation.
+
+A stored stage 1 equals a trained one bit for bit on the same kind of processor with the same versions of the libraries.
+On another model of CPU or GPU of the same compute kind, or with another numpy, it equals it up to rounding; an artefact
+notes what it was trained on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
+
+from pydantic import BaseModel
 
 from lt_search.config.parameters import active_names
 from lt_search.config.spec import RunSpec, extra_key, parse_config, trainer_type
@@ -15,13 +22,16 @@ from trainers.hashing import content_hash
 
 
 def stage1_address(spec: RunSpec, values: Mapping[str, Any], compute: str = "cpu:1") -> str:
-    """The address of the stage 1 of a trial.
+    """The address of a trial's stage 1.
+
+    Of the stage-1 fields only those that differ from their defaults count, and of a built-in trainer its name and
+    `code_version`. So neither a new field with a default nor moving a trainer changes an address.
 
     Args:
         spec: the run.
-        values: the parameters that the trial drew, by flat name. Inactive ones do not count: the trainer gets the base
-            config's values for them, and those do, since it may read them all the same.
-        compute: on what it is trained, see `compute_kind`: other kinds give other last bits.
+        values: the parameters that were sampled for the trial, by flat name. Inactive ones are replaced by the base
+            config's values, which the trainer gets for them and may read.
+        compute: the kind of processor, see `compute_kind`.
     """
     trainer = trainer_type(spec.trainer)
     base = flatten(spec.config)
@@ -29,13 +39,12 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any], compute: str = "cpu
     active = set(active_names(spec.parameters, flat))
     flat |= {name: base[name] for name in spec.search if name not in active}
     config = parse_config(trainer.config_type, flat)
-    # As the trainer sees them: 1 and 1.0 are one learning rate, and a file of weights is what it holds, wherever it is.
-    stage1 = config.stage1.model_dump(mode="json")
-    for resource in config.resources():
+    stage1 = changed_fields(config.stage1)
+    for resource in config.resources():  # by content, wherever the file is
         stage1[resource.field.removeprefix("stage1.")] = spec.resources.get(resource.key, resource.source)
     return content_hash(
         {
-            "trainer": [trainer.name, f"{trainer.__module__}.{trainer.__qualname__}", source_digest(trainer)],
+            "trainer": [trainer.name, source_digest(trainer)],
             "code_version": trainer.code_version,
             "torch": version("torch"),
             "compute": compute,
@@ -43,7 +52,7 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any], compute: str = "cpu
             "stage1": stage1,
             "data": spec.data.fingerprint,
             "split": spec.data.split_hash,
-            # Validation features and the probe's values are stored with a stage 1, so those pixels count, too.
+            # Validation pixels count too: validation features and probe scores are stored with a stage 1.
             "pixels": [spec.data.pixels.get("train"), spec.data.pixels.get("val")],
             "image_size": spec.data.image_size,
             "seed": spec.seed,
@@ -52,8 +61,23 @@ def stage1_address(spec: RunSpec, values: Mapping[str, Any], compute: str = "cpu
     )
 
 
+def changed_fields(model: BaseModel, default: BaseModel | None = None) -> dict[str, Any]:
+    """The fields of a config, as JSON values, that differ from those of a default: of its type's own, if None is given.
+
+    Fields of a nested config are compared one by one where the default has the same type.
+    """
+    default = type(model).model_construct() if default is None else default
+    plain, defaults = model.model_dump(mode="json"), default.model_dump(mode="json", warnings=False)
+    changed = {name: value for name, value in plain.items() if name not in defaults or value != defaults[name]}
+    for name in changed:
+        value, usual = getattr(model, name), getattr(default, name, None)
+        if isinstance(value, BaseModel) and isinstance(usual, BaseModel) and type(value) is type(usual):
+            changed[name] = changed_fields(value, usual)
+    return changed
+
+
 def _extra_data(spec: RunSpec) -> dict[str, Any]:
-    """Further training data, in order; nothing where there is none, so that such stage 1s keep their addresses."""
+    """Additional training data, in order; nothing where there is none."""
     extra = spec.data.extra
     if not extra:
         return {}
@@ -62,5 +86,5 @@ def _extra_data(spec: RunSpec) -> dict[str, Any]:
 
 
 def compute_kind(device: str, threads: int) -> str:
-    """What decides the last bits of a result: the kind of device and, on a CPU, the number of threads."""
+    """What decides the order of floating-point sums: the device type and, on a CPU, the number of threads."""
     return f"{device}:{threads}" if device == "cpu" else device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lt_search.errors import Problem, UserError
-from lt_search.storage.locks import held
+from lt_search.locks import held, is_held
 
 if TYPE_CHECKING:
     import optuna
@@ -40,14 +39,7 @@ def sole_driver(run_folder: Path) -> Iterator[None]:
 
 def is_driven(run_folder: Path) -> bool:
     """Whether a process drives the run now."""
-    try:
-        with (run_folder / DRIVER_LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+    return is_held(run_folder / DRIVER_LOCK)
 
 
 class NoTrialsYetError(UserError):

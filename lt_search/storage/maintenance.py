@@ -1,8 +1,9 @@
-"""`lt-search store`: what stage 1s a storage holds, whether they are sound, and making room."""
+"""Commands `lt-search store list`, `verify` and `prune`: inspect, check and shrink the store of stage-1 artefacts."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal, NoTrialsYetError, is_driven
 from lt_search.storage.run_folder import COMPARISON, JOURNAL, run_names
 from lt_search.storage.schema import ADDRESS
-from lt_search.storage.stage_claims import claimed_addresses, drop_abandoned_claims
 from lt_search.storage.stage_store import FOLDER, StageStore
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ SHOWN_DIGITS = 12
 
 
 def list_stages(storage: FolderStore, console: Console) -> ExitCode:
-    """Shows every stage 1, the one used last first."""
+    """Lists the artefacts, the most recently used first."""
     stages = StageStore(storage)
+    addresses = _addresses(stages)
     found = stages.stored()
-    table = Table(title=f"Stage 1s in {stages.storage.path(FOLDER)}", title_justify="left")
+    table = Table(title=f"Stage-1 artefacts in {storage.path(FOLDER)}", title_justify="left")
     for name in ("address", "trainer", "trained by", "probe", "cost", "size", "used"):
         right = name in {"cost", "size", "used"}
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "trained by", overflow="fold")
@@ -45,61 +46,63 @@ def list_stages(storage: FolderStore, console: Console) -> ExitCode:
         cells = (address, stage.trainer, trained_by, probe, cost, _size(stage.n_bytes), f"{age} ago")
         table.add_row(*map(Text, cells))  # names may look like markup
     console.print(table)
-    _say(console, f"{len(found)} stage 1s, {_size(sum(stage.n_bytes for stage in found))}")
-    damaged = len(stages.addresses()) - len(found)
-    if damaged:
-        _say(console, f"{damaged} more cannot be read; `lt-search store verify` names them")
+    _say(console, f"{len(found)} stage-1 artefacts, {_size(sum(stage.n_bytes for stage in found))}")
+    machines = Counter(", ".join(f"{key} {value}" for key, value in stage.trained_on.items()) for stage in found)
+    for machine, count in machines.most_common():
+        _say(console, f"{count} trained on {machine or 'a machine that was not recorded'}")
+    if len(addresses) > len(found):
+        _say(console, f"{len(addresses) - len(found)} more cannot be read; `lt-search store verify` names them")
     return ExitCode.DONE
 
 
 def verify_stages(storage: FolderStore, console: Console) -> ExitCode:
-    """Reads every stage 1 whole; names those that are damaged, and fails if there are any."""
+    """Reads every artefact whole; names those that cannot be used, and fails if there are any."""
     stages = StageStore(storage)
-    addresses = stages.addresses()
-    damaged = 0
-    for address in addresses:
-        damage = stages.damage(address)
-        if damage is not None:
-            damaged += 1
-            _say(console, f"{address}: {damage}")
-    _say(console, f"{len(addresses) - damaged} of {len(addresses)} stage 1s are sound")
-    if damaged:
-        _say(console, "a damaged one is trained again when a trial wants it; `lt-search store prune` removes it now")
-    return ExitCode.FAILED if damaged else ExitCode.DONE
+    addresses = _addresses(stages)
+    faults = {address: fault for address in addresses if (fault := stages.fault(address)) is not None}
+    for address, fault in faults.items():
+        _say(console, f"{address}: {fault}")
+    _say(console, f"{len(addresses) - len(faults)} of {len(addresses)} stage-1 artefacts are sound")
+    if faults:
+        _say(console, "a damaged one is never used, but trained again; `lt-search store prune` removes it now")
+    return ExitCode.FAILED if faults else ExitCode.DONE
 
 
 def prune_stages(storage: FolderStore, keep_gb: float, console: Console) -> ExitCode:
-    """Removes the stage 1s used least lately until `keep_gb` GB are left; those of runs that go on now stay.
+    """Removes the least recently used artefacts until `keep_gb` GB are left, except those that running searches use.
 
-    None is removed while it is not known which ones a run that goes on now uses.
+    None is removed while it cannot be read which ones a running search uses. Fails where one cannot be removed.
     """
     stages, in_use = StageStore(storage), StagesInUse(storage)
-    before = len(stages.addresses())
-    drop_abandoned_claims(storage)
+    before = len(_addresses(stages))
     try:
         in_use()
-        removed = stages.prune(keep_gb * 1e9, in_use)
+        pruned = stages.prune(keep_gb * 1e9, in_use)
         used = in_use()
     except UserError as error:
         for problem in error.problems:
             _say(console, str(problem))
-        _say(console, "the run goes on now, and which stage 1s it uses cannot be read: no more are removed")
+        _say(console, "the search is running, and which stage-1 artefacts it uses cannot be read: no more are removed")
         return ExitCode.FAILED
     left = stages.stored()
-    freed, kept = sum(stage.n_bytes for stage in removed), sum(stage.n_bytes for stage in left)
-    _say(console, f"removed {before - len(stages.addresses())} stage 1s, {_size(freed)}")
+    freed, kept = sum(stage.n_bytes for stage in pruned.removed), sum(stage.n_bytes for stage in left)
+    _say(console, f"removed {before - len(_addresses(stages))} stage-1 artefacts, {_size(freed)}")
     count = sum(stage.address in used for stage in left)
-    _say(console, f"{len(left)} are left, {_size(kept)}; {count} of them are in use by runs that go on now")
+    _say(console, f"{len(left)} are left, {_size(kept)}; {count} of them are in use by running searches")
+    if pruned.errors:
+        _say(console, f"{len(pruned.errors)} could not be removed; the first one: {pruned.errors[0]}")
+        _say(console, "prune as a user, and on a machine, that may write to the storage")
+        return ExitCode.FAILED
     return ExitCode.DONE
 
 
 class StagesInUse:
-    """The addresses of the stage 1s of runs that are being driven, and of those that are being trained.
+    """The addresses of the stage-1 artefacts that running searches use: those of all trials in their journals.
 
     Each call looks again, but reads only the journals that have changed since the last one.
 
     Args:
-        storage: where the runs are.
+        storage: the storage of the runs.
     """
 
     def __init__(self, storage: FolderStore) -> None:
@@ -107,8 +110,8 @@ class StagesInUse:
         self._read: dict[Path, tuple[tuple[int, int], set[str]]] = {}
 
     def __call__(self) -> set[str]:
-        """The addresses now; raises `UserError` if the journal of a run that is being driven is damaged."""
-        found = claimed_addresses(self._storage)
+        """The addresses now; raises `UserError` if the journal of a running search cannot be read."""
+        found: set[str] = set()
         for folder in _runs(self._storage):
             if is_driven(folder.root) and folder.exists(JOURNAL):
                 found |= self._of(folder.path(JOURNAL))
@@ -124,14 +127,24 @@ class StagesInUse:
                 self._read[journal] = version, addresses
         except (FileNotFoundError, NoTrialsYetError):  # not begun, or removed meanwhile
             return set()
+        except OSError as error:
+            raise UserError(Problem(str(journal), f"cannot be read: {error.strerror}")) from error
         return self._read[journal][1]
 
 
 def stage_storage(folder: str) -> FolderStore:
-    """The storage of `--storage`; raises `UserError` if there is no such folder."""
+    """The storage of `--storage`; raises `UserError` if the folder does not exist."""
     if not Path(folder).is_dir():
-        raise UserError(Problem("--storage", f"there is no folder {folder}", "give the folder in which runs are kept"))
+        raise UserError(Problem("--storage", f"there is no folder {folder}", "give the folder that holds the runs"))
     return FolderStore(Path(folder))
+
+
+def _addresses(stages: StageStore) -> list[str]:
+    try:
+        return stages.addresses()
+    except OSError as error:
+        what = f"{stages.storage.path(FOLDER)} cannot be read: {error.strerror}"
+        raise UserError(Problem("--storage", what, "give a storage that you may read")) from error
 
 
 def _runs(storage: FolderStore) -> Iterator[FolderStore]:

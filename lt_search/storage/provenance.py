@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, code and machine. Kept with every result, and no part of what decides it."""
+"""Provenance of results: versions, code and machine. Kept with every result, and never part of what decides it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Any
 RUN_ID = "id"
 """Key of the id of a run."""
 
+CPU_INFO = Path("/proc/cpuinfo")
+
 
 def provenance() -> dict[str, Any]:
-    """Versions, code and machine, for people; and an id, since another run may come to have the same name."""
+    """Versions, code and machine, for people; and an id, since a later run may have the same name."""
     names = ("lt-search", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn")
     return {
         RUN_ID: uuid.uuid4().hex,
@@ -29,6 +31,34 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def machine(device: str) -> dict[str, str]:
+    """The model of a processor and the library versions that decide the last bits of what it computes.
+
+    Args:
+        device: a torch device type, `cpu` or `cuda`; of several GPUs, the current one is named.
+    """
+    return {
+        "processor": _cpu_model() if device == "cpu" else _gpu_model(),
+        "python": platform.python_version(),
+        **{name: _version(name) or "" for name in ("torch", "numpy")},
+    }
+
+
+def _gpu_model() -> str:
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+def _cpu_model() -> str:
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -37,14 +67,15 @@ def _version(name: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    folder = Path(__file__).resolve().parent
+    """The commit of the checkout that this file belongs to; None where git does not track it, as in site-packages."""
+    file = Path(__file__).resolve()
     try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)
+        return _git(file.parent, "describe", "--always", "--dirty", "--abbrev=12") or None
     except (OSError, subprocess.CalledProcessError):
         return None
-    return result.stdout.strip() or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

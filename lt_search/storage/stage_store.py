@@ -1,4 +1,4 @@
-"""Finished stage 1s by address: trained once, shared by trials, runs and nodes, verified whenever they are read."""
+"""Store of finished stage-1 artefacts by address, shared by trials, runs and nodes and verified on every read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lt_search.storage.records import StepReport
@@ -24,23 +25,26 @@ if TYPE_CHECKING:
     from trainers.base import State
 
 FOLDER = "stage1"
-"""Where in a storage the artefacts lie, one folder each, named by its address."""
+"""Folder of a storage that holds the artefacts, one sub-folder each, named by its address."""
 
 TENSORS, MANIFEST = "stage1.safetensors", "manifest.json"
 
 ADDRESS = re.compile(r"[0-9a-f]{32}")
-"""What an address looks like, see `trainers.hashing.content_hash`. Users may keep other things beside artefacts."""
+"""Form of an address, see `trainers.hashing.content_hash`. Users may keep other folders beside artefacts."""
 
 FORMAT = 1
-"""Raised when the layout of an artefact changes; others are not read."""
+"""Raised when the layout of an artefact changes incompatibly; other formats are not read."""
+
+ABANDONED_SECONDS = 24 * 3600.0
+"""Age at which a half-written artefact belongs to a process that was killed."""
 
 
-class DamagedArtefactError(Exception):
-    """An artefact that is there and is not what was published."""
+class ArtefactError(Exception):
+    """An artefact that exists and cannot be used: damaged, of another format, or not readable on this node."""
 
 
-class OtherFormatError(DamagedArtefactError):
-    """An artefact of another version of lt-search, which may be sound."""
+class DamagedArtefactError(ArtefactError):
+    """An artefact whose digests do not match its content, or of which a file is missing."""
 
 
 @dataclass(frozen=True)
@@ -48,71 +52,93 @@ class StageOne:
     """A finished stage 1."""
 
     state: State
-    """What the trainer's `finished_stage1` gave."""
+    """What the trainer's `finished_stage1` returned."""
     features: Mapping[str, Tensor]
-    """Features of the splits (`train`, `val`), float32, where they were at hand and small enough."""
+    """Features (N, D) of the splits `train` and `val`, float32, where they were cached and small enough."""
     history: tuple[StepReport, ...]
-    """The reports of all its steps, in order: losses, validation scores, the probe's at rungs."""
+    """The reports of all its steps, in order: losses, validation scores, probe scores at rungs."""
     metric: str
     """The objective that `value` and `standard_error` of the history are of."""
     trained_by: str
-    """Run and trial that paid for it, see `lt_search.storage.checkpoints.trainer_of`."""
+    """Run and trial that trained it, see `lt_search.storage.checkpoints.trainer_of`."""
     trainer: str
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+    """Processor and library versions that it was finished with, see `lt_search.storage.provenance.machine`; empty in
+    artefacts of earlier versions."""
 
     @property
     def seconds(self) -> float:
-        """What it cost: training and evaluation of all its steps."""
-        return sum(report.seconds for report in self.history)
+        """Its cost in seconds: training and evaluation of all its steps."""
+        return _seconds(self.history)
 
 
 @dataclass(frozen=True)
 class StoredStage:
-    """What is known of an artefact without reading its tensors."""
+    """Metadata of an artefact, read without its tensors."""
 
     address: str
     n_bytes: int
     seconds: float
-    """What training it cost."""
+    """Training cost in seconds."""
     trainer: str
     trained_by: str
+    trained_on: Mapping[str, str]
     probe: float | None
-    """The probe's value at the end of stage 1, of the objective `metric`."""
+    """The probe's score at the end of stage 1, of the objective `metric`."""
     metric: str
     last_used: float
     """Seconds since 1970."""
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """Outcome of `StageStore.prune`."""
+
+    removed: list[StoredStage]
+    """Sound artefacts that were removed to make room."""
+    errors: list[OSError]
+    """Why other folders could not be removed."""
+
+
 class StageStore:
     """The stage-1 artefacts of a storage.
 
-    An artefact is a folder of two files: tensors as safetensors, and a manifest with the digest of both. It appears at
-    once and whole, under the hash of all that decides its content (`lt_search.storage.addresses`), and never changes.
+    An artefact is a folder of two files: tensors as safetensors, and a manifest with the digest of both. It is
+    published atomically, under the hash of everything that decides its content (`lt_search.storage.addresses`), and
+    never changes. Where two processes publish one address, the first artefact stays.
+
+    Only an artefact whose digest does not match is damaged, and removed when it is met. Anything else that goes wrong
+    while one is read, such as memory running out, is a fault of this process or node and leaves it in place.
 
     Args:
-        storage: the storage of the runs that share it.
+        storage: the storage that the runs share.
     """
 
     def __init__(self, storage: FolderStore) -> None:
         self.storage = storage
 
     def has(self, address: str) -> bool:
-        """Whether there is an artefact of that address, as far as can be seen; not whether it is sound."""
+        """Whether an artefact of that address exists; does not verify it. False where the storage cannot be read."""
         try:
             return self.storage.exists(f"{_name(address)}/{MANIFEST}")
         except OSError:
             return False
 
-    def publish(self, address: str, stage: StageOne) -> None:
-        """Adds an artefact; nothing happens if it is there already. Raises `OSError` where it cannot be written."""
-        if not self.has(address):
-            self.storage.remove(_name(address))  # without its manifest it serves nobody
-            self.storage.publish(_name(address), lambda folder: _write(folder, address, stage))
+    def publish(self, address: str, stage: StageOne) -> bool:
+        """Adds an artefact; returns False if the address exists already. Raises `OSError` if it cannot be written."""
+        if self.has(address):
+            return False
+        self.storage.remove(_name(address))  # an artefact without its manifest cannot be read
+        return self.storage.publish(_name(address), lambda folder: _write(folder, address, stage))
 
     def load(self, address: str) -> StageOne | None:
-        """The artefact of an address; None if there is none.
+        """The artefact of an address; None if it does not exist.
 
         Raises:
-            DamagedArtefactError: if it is there, but is not what was published (then it is removed), or cannot be read.
+            DamagedArtefactError: if its digests do not match; it is removed then.
+            ArtefactError: if it has another format or cannot be read here.
+            Exception: whatever decoding verified content may raise, such as `MemoryError`, a device's `RuntimeError`,
+                or a `TypeError` for the fields of another version.
         """
         from safetensors.torch import load
 
@@ -121,50 +147,52 @@ class StageStore:
         try:
             if not self.storage.exists(_name(address)):
                 return None
-            with _any_error_is_damage():
-                manifest, content = self._files(address)
-                # Clones: the last bits of a product depend on how its factors lie in memory, and a file's lie anyhow.
-                tensors = {name: tensor.clone() for name, tensor in load(content).items()}
-                state = unpack(tensors, manifest["state"])
-                stage = StageOne(
-                    state=state["stage1"],
-                    features=state["features"],
-                    history=_history(manifest),
-                    metric=manifest["metric"],
-                    trained_by=manifest["trained_by"],
-                    trainer=manifest["trainer"],
-                )
+            manifest, content = self._files(address)
         except DamagedArtefactError:
             self.discard(address)
             raise
-        except OSError as error:  # it may be sound, and the fault one of this node: it stays
-            raise DamagedArtefactError(f"it cannot be read: {error}") from error
+        except OSError as error:
+            raise ArtefactError(f"it cannot be read: {error}") from error
+        # Clones: the last bits of a product depend on how its factors are aligned in memory, and a file's vary.
+        tensors = {name: tensor.clone() for name, tensor in load(content).items()}
+        state = unpack(tensors, manifest["state"])
+        stage = StageOne(
+            state=state["stage1"],
+            features=state["features"],
+            history=_history(manifest),
+            metric=manifest["metric"],
+            trained_by=manifest["trained_by"],
+            trainer=manifest["trainer"],
+            trained_on=manifest.get("trained_on", {}),
+        )
         self._touch(address)
         return stage
 
     def stored(self) -> list[StoredStage]:
-        """All artefacts whose manifest is sound, the one that was used last first."""
+        """All artefacts whose manifest can be read, the most recently used first."""
         found = []
         for address in self.addresses():
-            try:
+            # A sealed manifest may still lack what this version reads.
+            with contextlib.suppress(ArtefactError, OSError, ValueError, LookupError, TypeError, AttributeError):
                 found.append(self._describe(address))
-            except (DamagedArtefactError, OSError):
-                continue
         return sorted(found, key=lambda stage: -stage.last_used)
 
     def addresses(self) -> list[str]:
-        """The addresses of all artefacts, sound or not."""
-        paths = map(self.storage.path, self.storage.list(FOLDER))
-        return [path.name for path in paths if is_address(path.name) and path.is_dir() and not path.is_symlink()]
+        """The addresses of all artefacts, verified or not; raises `OSError` if their folder cannot be read."""
+        try:
+            paths = sorted(self.storage.path(FOLDER).iterdir())
+        except FileNotFoundError:
+            return []
+        return [path.name for path in paths if ADDRESS.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
 
-    def damage(self, address: str) -> str | None:
-        """What is wrong with an artefact; None if it is sound. Changes nothing."""
+    def fault(self, address: str) -> str | None:
+        """Why an artefact cannot be read, or None if it is sound. Changes nothing."""
         try:
             self._files(address)
-        except DamagedArtefactError as error:
+        except ArtefactError as error:
             return str(error)
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
+        except (OSError, MemoryError) as error:
+            return f"cannot be read: {error}"
         return None
 
     def discard(self, address: str) -> None:
@@ -172,154 +200,149 @@ class StageStore:
         with contextlib.suppress(OSError):
             self.storage.remove(_name(address))
 
-    def prune(self, keep_bytes: float, in_use: Callable[[], Collection[str]]) -> list[StoredStage]:
-        """Removes the artefacts that were used least lately, until the rest fits; returns those removed.
+    def prune(self, keep_bytes: float, in_use: Callable[[], Collection[str]]) -> Pruned:
+        """Removes the least recently used artefacts until the others fit.
 
-        Damaged ones and what killed processes left half written go first; to find them, all are read.
+        Damaged ones, and what killed processes left half written, are removed first; to find them, all are read.
 
         Args:
-            keep_bytes: what may stay.
-            in_use: the addresses that stay, and count; asked about each, since runs go on meanwhile.
+            keep_bytes: total size that may stay.
+            in_use: returns the addresses to keep, which count; called before each removal, since runs go on meanwhile.
         """
-        for name in self.storage.list(FOLDER, ".*.part"):
-            path = self.storage.path(name)
-            with contextlib.suppress(OSError):  # it may be published or removed meanwhile
+        removed: list[StoredStage] = []
+        errors: list[OSError] = []
+        for path in map(self.storage.path, self.storage.list(FOLDER, ".*.part")):
+            try:
                 if _is_part(path.name) and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                    self.storage.remove(name)
+                    shutil.rmtree(path)
+            except FileNotFoundError:  # published or removed meanwhile
+                continue
+            except OSError as error:
+                errors.append(error)
         for address in self.addresses():
             if self._is_damaged(address):
-                self._take_away(address, in_use)
+                self._remove_unused(address, in_use, errors)
         stages = self.stored()
         total = sum(stage.n_bytes for stage in stages)
-        removed = []
         for stage in reversed(stages):
             if total <= keep_bytes:
                 break
-            if self._take_away(stage.address, in_use):
+            if self._remove_unused(stage.address, in_use, errors):
                 total -= stage.n_bytes
                 removed.append(stage)
-        return removed
+        return Pruned(removed, errors)
 
     def _is_damaged(self, address: str) -> bool:
-        """Whether an artefact serves nobody; what cannot be read now, or was made by another version, may be sound."""
         try:
             self._files(address)
-        except DamagedArtefactError as error:
-            return not isinstance(error, OtherFormatError)
-        except OSError:
+        except DamagedArtefactError:
+            return True
+        except (ArtefactError, OSError, MemoryError):  # it may be sound
             return False
         return False
 
-    def _take_away(self, address: str, in_use: Callable[[], Collection[str]]) -> bool:
-        """Removes an artefact unless it is in use; returns whether it is gone.
+    def _remove_unused(self, address: str, in_use: Callable[[], Collection[str]], errors: list[OSError]) -> bool:
+        """Removes an artefact unless it is in use; returns whether it is gone, and notes what prevented it.
 
-        A trial may be let in to it at any moment: so it is put aside, where none is let in, before that is asked again.
+        A trial may start to use it at any moment, so it is hidden from all trials before `in_use` is asked again.
         """
         if address in in_use():
             return False
         try:
             aside = self.storage.put_aside(_name(address))
-        except OSError:
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            errors.append(error)
             return False
         try:
             wanted = address in in_use()
-        except BaseException:  # whoever is in use cannot be read: it goes back, too
+        except BaseException:  # which ones are in use cannot be read
             self.storage.rename(aside, _name(address))
             raise
         if wanted:
             with contextlib.suppress(OSError):  # trained again and published meanwhile
                 self.storage.rename(aside, _name(address))
                 return False
-        self.storage.remove(aside)
+        try:
+            shutil.rmtree(self.storage.path(aside))
+        except OSError as error:
+            errors.append(error)
+            return False
         return True
 
     def _files(self, address: str) -> tuple[dict[str, Any], bytes]:
-        """The manifest and the tensors' file, both as they were published.
+        """The manifest and the bytes of the tensors' file, both verified against their digests.
 
         Raises:
-            DamagedArtefactError: if they are not.
-            OSError: if they cannot be read.
+            DamagedArtefactError: if a digest does not match, or a file is missing.
+            ArtefactError: if it has another format.
+            OSError: if a file cannot be read.
         """
-        with _any_error_is_damage():
-            manifest = self._manifest(address)
-            content = self.storage.read(f"{_name(address)}/{TENSORS}")
-        if _digest(content) != manifest["tensors"]:
-            raise DamagedArtefactError(f"{TENSORS} is not the file that was published")
+        manifest = self._manifest(address)
+        content = self._read(address, TENSORS)
+        if _digest(content) != manifest.get("tensors"):
+            raise DamagedArtefactError(f"{TENSORS} does not match its digest")
         return manifest, content
 
     def _manifest(self, address: str) -> dict[str, Any]:
         try:
-            manifest: dict[str, Any] = json.loads(self.storage.read(f"{_name(address)}/{MANIFEST}"))
-            whole = manifest.pop("manifest") == _digest(_canonical(manifest))
-            fits = manifest["address"] == address
+            manifest: dict[str, Any] = json.loads(self._read(address, MANIFEST))
+            sound = manifest.pop("manifest") == _digest(_canonical(manifest)) and manifest["address"] == address
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DamagedArtefactError(f"{MANIFEST} cannot be read") from error
-        if not whole or not fits:
-            raise DamagedArtefactError(f"{MANIFEST} is not the file that was published")
+        if not sound:
+            raise DamagedArtefactError(f"{MANIFEST} does not match its digest or address")
         if manifest.get("format") != FORMAT:
-            raise OtherFormatError(f"it has format {manifest.get('format')}, and {FORMAT} is read here")
+            raise ArtefactError(f"it has format {manifest.get('format')}, and this version reads {FORMAT}")
         return manifest
+
+    def _read(self, address: str, name: str) -> bytes:
+        try:
+            return self.storage.read(f"{_name(address)}/{name}")
+        except FileNotFoundError as error:
+            raise DamagedArtefactError(f"{name} is missing") from error
 
     def _describe(self, address: str) -> StoredStage:
         files = [self.storage.path(f"{_name(address)}/{name}") for name in (TENSORS, MANIFEST)]
-        with _any_error_is_damage():
-            manifest = self._manifest(address)
-            history = _history(manifest)
-            return StoredStage(
-                address=address,
-                n_bytes=sum(path.stat().st_size for path in files),
-                seconds=sum(report.seconds for report in history),
-                trainer=str(manifest["trainer"]),
-                trained_by=str(manifest["trained_by"]),
-                probe=None if not history or history[-1].value is None else float(history[-1].value),
-                metric=str(manifest["metric"]),
-                last_used=files[1].stat().st_mtime,
-            )
+        manifest = self._manifest(address)
+        history = _history(manifest)
+        return StoredStage(
+            address=address,
+            n_bytes=sum(path.stat().st_size for path in files),
+            seconds=_seconds(history),
+            trainer=str(manifest["trainer"]),
+            trained_by=str(manifest["trained_by"]),
+            trained_on=dict(manifest.get("trained_on", {})),
+            probe=None if not history or history[-1].value is None else float(history[-1].value),
+            metric=str(manifest["metric"]),
+            last_used=files[1].stat().st_mtime,
+        )
 
     def _touch(self, address: str) -> None:
-        """Notes a use, for `prune`. A storage that may only be read does without."""
-        try:
+        """Records a use for `prune`, unless the storage is read-only."""
+        with contextlib.suppress(OSError):
             os.utime(self.storage.path(f"{_name(address)}/{MANIFEST}"))
-        except OSError:
-            return
-
-
-ABANDONED_SECONDS = 24 * 3600.0
-"""What is still half written, or claimed and not renewed, after this time belongs to a process that was killed."""
-
-
-@contextlib.contextmanager
-def _any_error_is_damage() -> Iterator[None]:
-    """Reading what somebody else may have written can fail in any way; only that of a file system is no damage."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DamagedArtefactError("a file of it is gone") from error
-    except (OSError, MemoryError, DamagedArtefactError):
-        raise
-    except Exception as error:
-        raise DamagedArtefactError(f"its content makes no sense: {type(error).__name__}: {error}") from error
 
 
 def _history(manifest: Mapping[str, Any]) -> tuple[StepReport, ...]:
     return tuple(StepReport.from_dict(report) for report in manifest["history"])
 
 
-def is_address(name: str) -> bool:
-    """Whether a folder of this name is an artefact."""
-    return ADDRESS.fullmatch(name) is not None
+def _seconds(history: tuple[StepReport, ...]) -> float:
+    return sum(report.seconds for report in history)
 
 
 def split_features(features: Iterator[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
-    """The features of splits that are at hand and small enough to be stored."""
+    """The features of splits that are cached and small enough to be stored."""
     return {
         split: tensor.float() for split, tensor in features if tensor is not None and tensor.numel() * 4 <= KEPT_BYTES
     }
 
 
 def _is_part(name: str) -> bool:
-    """Whether a store made a hidden folder of this name, from an artefact or from another such folder."""
-    return is_address(name.lstrip(".").partition(".")[0])
+    """Whether a hidden folder of this name is a half-written or removed artefact."""
+    return ADDRESS.fullmatch(name.lstrip(".").partition(".")[0]) is not None
 
 
 def _name(address: str) -> str:
@@ -341,6 +364,7 @@ def _write(folder: Path, address: str, stage: StageOne) -> None:
         "metric": stage.metric,
         "trainer": stage.trainer,
         "trained_by": stage.trained_by,
+        "trained_on": dict(stage.trained_on),
         "history": [asdict(report) for report in stage.history],
     }
     (folder / TENSORS).write_bytes(content)

@@ -17,8 +17,9 @@ from lt_search.pruning.rungs import Rung
 from lt_search.storage.addresses import compute_kind
 from lt_search.storage.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, trainer_of
 from lt_search.storage.files import FolderStore
+from lt_search.storage.provenance import machine
 from lt_search.storage.records import StepReport
-from lt_search.storage.stage_store import DamagedArtefactError, StageOne, StageStore, split_features
+from lt_search.storage.stage_store import ArtefactError, StageOne, StageStore, split_features
 from lt_search.training.inputs import LoadedInputs, TrialJob
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class TrialSession:
         self._stage1: list[StepReport] = []
         """Reports of the stage-1 steps that are done, while stage 1 is trained."""
         self._stages = loaded.stages if job.address else None
-        self._met_damage = False
+        self._reuse_error: Exception | None = None
+        """Why this trial could not start from the stored artefact of its stage 1."""
         if self._stages is not None and not loaded.has_code_of_driver:
             self._stages = None
             self._warning = (
@@ -106,7 +108,10 @@ class TrialSession:
         return report
 
     def _take_over_stage1(self, stages: StageStore) -> None:
-        """Starts at stage 2 where this trial's stage 1 is in the store; a damaged one is trained again."""
+        """Starts at stage 2 where this trial's stage 1 is stored and can be used; trains its own otherwise.
+
+        Nothing that goes wrong here removes an artefact: the store removes those whose digest does not match.
+        """
         started = time.monotonic()
         address = self.job.address
         try:
@@ -117,12 +122,10 @@ class TrialSession:
                 self._warning = f"stage 1 {address} is gone and is trained again"
         except (MemoryError, torch.cuda.OutOfMemoryError):
             raise
-        except Exception as error:  # whatever it holds, this trial can train its own
-            if not isinstance(error, DamagedArtefactError):
-                stages.discard(address)
-            self._met_damage = True
-            self._warning = f"stage 1 {address} is damaged and is trained again: {_in_one_line(error)}"
-            self.trainer = self.loaded.build_trainer(self.job.config)  # it may have taken over a part
+        except Exception as error:  # a state of another version, say, or an error of the device
+            self._reuse_error = error
+            self._warning = f"stage 1 {address} cannot be reused and is trained again: {_in_one_line(error)}"
+            self.trainer = self.loaded.build_trainer(self.job.config)  # a part of the state may have been loaded
 
     def _go_on_from(self, stored: StageOne) -> StepReport:
         """Puts the trainer at the end of a stored stage 1, and gives the report of it."""
@@ -169,14 +172,17 @@ class TrialSession:
             metric=inputs.metric,
             trained_by=trainer_of(self.store, self.job.number),
             trainer=self.trainer.name,
+            trained_on=machine(self.loaded.device.type),
         )
         try:
-            stages.publish(self.job.address, stage)
-            damage = stages.damage(self.job.address) if self._met_damage else None
-        except (OSError, SafetensorError) as error:
-            damage = str(error)
-        if damage is not None:
-            self._warning = f"stage 1 {self.job.address} could not be stored for other trials: {damage}"
+            if stages.publish(self.job.address, stage) or self._reuse_error is None:
+                return
+            error = self._reuse_error
+            problem = stages.fault(self.job.address) if isinstance(error, ArtefactError) else _in_one_line(error)
+        except (OSError, SafetensorError) as failed:
+            problem = str(failed)
+        if problem is not None:
+            self._warning = f"stage 1 {self.job.address} could not be stored for other trials: {problem}"
 
     def _judged(self, stage: int, step: int) -> bool:
         """Whether a step stands at a rung or at the end of its stage."""
@@ -237,7 +243,7 @@ def _known(error: float) -> float | None:
 def _in_one_line(error: BaseException) -> str:
     """The kind of an error, unless it is one of our own, and the first line of what it says."""
     text = (str(error).splitlines() or [""])[0]
-    return text if isinstance(error, DamagedArtefactError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ArtefactError) else f"{type(error).__name__}: {text}"
 
 
 def _plain(errors: ScoreErrors) -> dict[str, Any]:

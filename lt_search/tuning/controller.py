@@ -15,7 +15,7 @@ from lt_search.tuning.ending import GiveUpRule, TrialEnding, end_decided_trials
 from lt_search.tuning.handing_out import TrialQueue
 from lt_search.tuning.judging import ReportJudge
 from lt_search.tuning.run_log import RunLog
-from lt_search.tuning.stage1_scheduling import StageGate
+from lt_search.tuning.stage1_scheduling import Stage1Scheduler
 from lt_search.tuning.trial_logs import TrialLogs
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Controller:
         logs = TrialLogs(store)
         self._logs = logs
         end_decided_trials(journal, spec.rung_list)
-        self.gate = StageGate(stage_storage, str(store.root))
+        self.gate = Stage1Scheduler(stage_storage)
         self._ending = TrialEnding(journal, logs, self.gate, self._callback)
         self._judge = ReportJudge(spec, journal, store, logs, self.gate, self._ending, self._callback, log)
         self._queue = TrialQueue(spec, journal, store, logs, self.gate, self._judge, self._ending, compute, log)

@@ -24,7 +24,7 @@ from lt_search.storage.schema import (
 if TYPE_CHECKING:
     from lt_search.results.callbacks import SearchCallback
     from lt_search.storage.journal import Journal
-    from lt_search.tuning.stage1_scheduling import StageGate
+    from lt_search.tuning.stage1_scheduling import Stage1Scheduler
     from lt_search.tuning.trial_logs import TrialLogs
 
 FAILURES_TO_GIVE_UP = 3
@@ -41,7 +41,7 @@ class TrialEnding:
         callback: its `on_trial_end` is called after each end.
     """
 
-    def __init__(self, journal: Journal, logs: TrialLogs, gate: StageGate, callback: SearchCallback) -> None:
+    def __init__(self, journal: Journal, logs: TrialLogs, gate: Stage1Scheduler, callback: SearchCallback) -> None:
         self._journal = journal
         self._logs = logs
         self._gate = gate

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lt_search.tuning.ending import TrialEnding
     from lt_search.tuning.judging import ReportJudge
     from lt_search.tuning.run_log import RunLog
-    from lt_search.tuning.stage1_scheduling import StageGate
+    from lt_search.tuning.stage1_scheduling import Stage1Scheduler
     from lt_search.tuning.trial_logs import TrialLogs
 
 INVALID = "invalid"
@@ -53,7 +53,7 @@ class TrialQueue:
         journal: Journal,
         store: FolderStore,
         logs: TrialLogs,
-        gate: StageGate,
+        gate: Stage1Scheduler,
         judge: ReportJudge,
         ending: TrialEnding,
         compute: str,

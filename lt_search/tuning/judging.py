@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lt_search.storage.records import StepReport
     from lt_search.tuning.ending import TrialEnding
     from lt_search.tuning.run_log import RunLog
-    from lt_search.tuning.stage1_scheduling import StageGate
+    from lt_search.tuning.stage1_scheduling import Stage1Scheduler
     from lt_search.tuning.trial_logs import TrialLogs
 
 
@@ -57,7 +57,7 @@ class ReportJudge:
         journal: Journal,
         store: FolderStore,
         logs: TrialLogs,
-        gate: StageGate,
+        gate: Stage1Scheduler,
         ending: TrialEnding,
         callback: SearchCallback,
         log: RunLog,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from lt_search.data.workers import progress_bar
 from lt_search.errors import ExitCode, Problem, UserError
+from lt_search.locks import held
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import evaluate
 from lt_search.results.evaluate import data_of
@@ -29,7 +30,6 @@ from lt_search.results.summary import summarise
 from lt_search.storage.checkpoints import checkpoint_files
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal
-from lt_search.storage.locks import held
 from lt_search.storage.run_folder import JOURNAL, POSTHOC, SETTINGS, open_run
 from trainers.losses.softmax import log_prior
 from trainers.networks.heads import LinearHead
@@ -77,7 +77,8 @@ def tune_run(
     """
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     run, spec = open_run(storage, name, "RUN")
-    with _alone(run):
+    # Two at once would remove each other's files.
+    with held(run.path(f"{POSTHOC}/{LOCK}"), partial(_tuned_by_another, run)):
         return _tune(run, spec, trials, models, views, lambda export: data_of(export, dataset, data_root), say)
 
 
@@ -123,18 +124,8 @@ def _tune(
     return ExitCode.DONE
 
 
-@contextmanager
-def _alone(run: FolderStore) -> Iterator[None]:
-    """Holds the run's `posthoc/`: of two at once, each would remove files of the other."""
-
-    def taken(holder: str) -> Problem:
-        return Problem(run.root.name, f"is being tuned by {holder}", "wait for it, or stop it")
-
-    folder = FolderStore(run.path(POSTHOC))
-    with ExitStack() as stack:
-        with _writing(folder):
-            stack.enter_context(held(folder.path(LOCK), taken))
-        yield
+def _tuned_by_another(run: FolderStore, holder: str) -> Problem:
+    return Problem(run.root.name, f"is being tuned by {holder}", "wait for it, or stop it")
 
 
 @contextmanager

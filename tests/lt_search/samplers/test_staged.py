@@ -24,7 +24,7 @@ from lt_search.samplers import (
     ReseededSampler,
     StagedSampler,
 )
-from lt_search.samplers.history import Axes, History
+from lt_search.samplers.history import PROPOSED, Axes, History
 
 STAGE1 = ("lr", "loss", "margin", "epochs")
 
@@ -583,3 +583,13 @@ def test_what_it_cannot_do_is_refused() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=StagedSampler(["a"]))
     with pytest.raises(ValueError, match="several objectives"):
         study.ask().suggest_float("a", 0, 1)
+
+
+def test_optunas_private_storage_keeps_what_a_sampler_writes(tmp_path: Path) -> None:
+    """Samplers have no public way to write a system attribute: Optuna's upper bound is raised only if this passes."""
+    backend = JournalFileBackend(str(tmp_path / "journal.log"))
+    study = optuna.create_study(storage=JournalStorage(backend), study_name="study")
+    trial = study.ask()
+    study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, "text")
+    again = optuna.load_study(storage=JournalStorage(backend), study_name="study")
+    assert again.trials[0].system_attrs == {PROPOSED: "text"}

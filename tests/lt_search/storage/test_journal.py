@@ -36,7 +36,7 @@ def test_a_driver_is_not_kept_out_by_one_that_only_looks(tmp_path: Path, monkeyp
         pass
     with (tmp_path / "driver.lock").open() as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        monkeypatch.setattr("lt_search.storage.locks.time.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        monkeypatch.setattr("lt_search.locks.time.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
         with sole_driver(tmp_path):
             assert is_driven(tmp_path)
 

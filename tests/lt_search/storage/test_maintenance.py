@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -9,15 +10,14 @@ import pytest
 
 from lt_search.cli import main
 from lt_search.config.spec import RunSpec
+from lt_search.samplers import ReseededSampler
 from lt_search.storage.files import FolderStore
-from lt_search.storage.journal import is_driven, sole_driver
+from lt_search.storage.journal import Journal, is_driven, sole_driver
 from lt_search.storage.maintenance import StagesInUse
 from lt_search.storage.run_folder import JOURNAL, new_run
-from lt_search.storage.schema import ADDRESS, TRIALS
-from lt_search.storage.stage_claims import StageClaims
+from lt_search.storage.schema import ADDRESS
 from lt_search.storage.stage_store import MANIFEST, TENSORS, StageStore
-from tests.helpers.driver import Driver
-from tests.lt_search.storage.test_stage_store import LONG_AGO, A, B, stage
+from tests.helpers.stages import A, B, stage
 
 
 @pytest.fixture
@@ -29,13 +29,19 @@ def _run(stages: StageStore, *words: object) -> int:
     return main(["store", *map(str, words), "--storage", str(stages.storage.root)])
 
 
+def _begin_trial(store: FolderStore, address: str) -> None:
+    journal = Journal(store.path(JOURNAL), ReseededSampler(0))
+    journal.set(journal.study.ask().number, ADDRESS, address)
+
+
 def test_lists_what_is_there(stages: StageStore, capsys: pytest.CaptureFixture[str]) -> None:
     stages.publish("0123456789abcdef" * 2, replace(stage(), trained_by="run/7@0f3a"))
     assert _run(stages, "list") == 0
     shown = capsys.readouterr().out
-    for word in ("0123456789ab", "run/7", "tiny", "mAP 0.5000", "5s", "1 stage 1s"):
+    for word in ("0123456789ab", "run/7", "tiny", "mAP 0.5000", "5s", "1 stage-1 artefacts"):
         assert word in shown
     assert "@" not in shown, "the id of a run is not for people"
+    assert "1 trained on a machine that was not recorded" in shown
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(
@@ -52,23 +58,21 @@ def test_verify_names_what_is_damaged(stages: StageStore, capsys: pytest.Capture
     assert _run(stages, "verify") == 0
     stages.storage.path(f"stage1/{B}/{TENSORS}").write_bytes(b"x")
     assert _run(stages, "verify") == 1
-    assert f"{B}: {TENSORS} is not the file that was published" in capsys.readouterr().out
+    assert f"{B}: {TENSORS} does not match its digest" in capsys.readouterr().out
 
 
 def test_prune_keeps_what_a_running_search_uses(
     stages: StageStore, tiny_spec: RunSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = new_run(stages.storage, "run", tiny_spec, {})
-    driver = Driver(tiny_spec, store.root, storage=stages.storage.root)
-    driver.journal.study.set_user_attr(TRIALS, 1)
-    used = driver.job().address
-    for address in (used, A):
+    _begin_trial(store, B)
+    for address in (A, B):
         stages.publish(address, stage())
-    os.utime(stages.storage.path(f"stage1/{used}/{MANIFEST}"), (1, 1))
+    os.utime(stages.storage.path(f"stage1/{B}/{MANIFEST}"), (1, 1))
     with sole_driver(store.root):
         assert is_driven(store.root)
         assert _run(stages, "prune", "--keep-gb", 0) == 0
-    assert stages.addresses() == [used]
+    assert stages.addresses() == [B]
     assert "1 of them are in use" in capsys.readouterr().out
     assert not is_driven(store.root)
     _run(stages, "prune", "--keep-gb", 0)
@@ -80,10 +84,8 @@ def test_what_a_running_search_begins_to_use_is_seen(stages: StageStore, tiny_sp
     in_use = StagesInUse(stages.storage)
     with sole_driver(store.root):
         assert in_use() == set()
-    driver = Driver(tiny_spec, store.root)
-    with sole_driver(store.root):
         for count in (1, 2, 3):
-            driver.journal.set(driver.job().number, ADDRESS, f"{count}")
+            _begin_trial(store, f"{count}")
             assert in_use() == {str(number) for number in range(1, count + 1)}
     assert in_use() == set()
 
@@ -98,27 +100,56 @@ def test_nothing_is_removed_where_it_is_not_known_what_a_running_search_uses(
         assert _run(stages, "prune", "--keep-gb", 0) == 1
     shown = capsys.readouterr().out
     assert "line 1 is damaged" in shown
-    assert "which stage 1s it uses cannot be read" in shown
+    assert "which stage-1 artefacts it uses cannot be read" in shown
     assert stages.addresses() == [A]
     _run(stages, "prune", "--keep-gb", 0)
-    assert stages.addresses() == [], "of a run that is not driven, none is in use"
+    assert stages.addresses() == [], "a run that is not driven uses none"
 
 
-def test_prune_drops_the_claims_that_nobody_renews(stages: StageStore) -> None:
-    StageClaims(stages.storage, "somebody").take(A)
-    alive, forgotten = (stages.storage.path(f"stage1/{address}.claim") for address in (A, B))
-    forgotten.write_text("{}")
-    os.utime(forgotten, (LONG_AGO, LONG_AGO))
-    assert _run(stages, "prune", "--keep-gb", 0) == 0
-    assert [path.name for path in stages.storage.path("stage1").iterdir()] == [alive.name]
+def test_nothing_is_removed_where_the_journal_of_a_running_search_is_a_folder(
+    stages: StageStore, tiny_spec: RunSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.publish(A, stage())
+    store = new_run(stages.storage, "run", tiny_spec, {})
+    with sole_driver(store.root):
+        store.path(JOURNAL).mkdir()
+        assert _run(stages, "prune", "--keep-gb", 0) == 1
+    assert "journal.log: cannot be read" in capsys.readouterr().out
+    assert stages.addresses() == [A]
+
+
+@pytest.mark.parametrize("word", ["list", "verify", "prune"])
+def test_a_store_that_cannot_be_read_is_not_shown_as_empty(
+    stages: StageStore, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    stages.storage.write("stage1", "a file in place of the folder")
+    assert _run(stages, word, *(["--keep-gb", 0] if word == "prune" else [])) == 2
+    assert "cannot be read: Not a directory" in capsys.readouterr().err
+
+
+def test_prune_on_read_only_storage_fails_and_says_so(
+    stages: StageStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.publish(A, stage())
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert _run(stages, "prune", "--keep-gb", 0) == 1
+    shown = capsys.readouterr().out
+    assert "removed 0 stage-1 artefacts" in shown
+    assert "1 could not be removed" in shown
+    assert "Read-only file system" in shown
+    assert _run(stages, "prune", "--keep-gb", 1) == 0, "there was nothing to remove"
+    assert _run(stages, "list") == _run(stages, "verify") == 0
 
 
 def test_a_run_that_is_removed_while_it_is_looked_at_uses_nothing(
     stages: StageStore, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = new_run(stages.storage, "run", tiny_spec, {})
-    driver = Driver(tiny_spec, store.root)
-    driver.journal.set(driver.job().number, ADDRESS, A)
+    _begin_trial(store, A)
     exists = FolderStore.exists
 
     def remove_after(folder: FolderStore, name: str) -> bool:
@@ -135,7 +166,7 @@ def test_a_run_that_is_removed_while_it_is_looked_at_uses_nothing(
     assert not store.root.exists()
 
 
-def test_what_users_keep_beside_the_stage_1s_is_none_of_ours(
+def test_other_folders_that_users_keep_in_the_store_are_left_alone(
     stages: StageStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages.publish(A, stage())
@@ -148,14 +179,9 @@ def test_what_users_keep_beside_the_stage_1s_is_none_of_ours(
     assert _run(stages, "prune", "--keep-gb", 1) == 0
     assert sorted(stages.storage.path("stage1").rglob("*")) == before
     shown = capsys.readouterr().out
-    assert "1 of 1 stage 1s are sound" in shown
-    assert "removed 0 stage 1s" in shown
+    assert "1 of 1 stage-1 artefacts are sound" in shown
+    assert "removed 0 stage-1 artefacts" in shown
     assert "cannot be read" not in shown
-
-
-def test_what_is_being_trained_is_in_use(stages: StageStore) -> None:
-    StageClaims(stages.storage, "somebody").take("a")
-    assert StagesInUse(stages.storage)() == {"a"}
 
 
 def test_mistakes_are_reported_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from lt_search.pruning.rungs import Rung
 from lt_search.storage.addresses import compute_kind
 from lt_search.storage.checkpoints import checkpoint_files, load_checkpoint
 from lt_search.storage.files import FolderStore
+from lt_search.storage.provenance import machine
 from lt_search.storage.records import StepReport
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import LoadedInputs, RunInputs, TrialJob
 from lt_search.training.session import TrialSession
 from tests.helpers.extra_data import extra_table
+from tests.tiny import TinyTrainer
 
 
 @pytest.fixture
@@ -183,7 +186,7 @@ def test_a_stage_1_that_is_damaged_or_gone_is_trained_again_with_one_warning(
     warnings = [r.warning for r in second if r.warning]
     assert len(warnings) == 1
     assert "trained again" in warnings[0]
-    assert stages.damage("abc") is None, "it is published again"
+    assert stages.fault("abc") is None, "it is published again"
 
 
 def test_a_stage_1_that_cannot_be_stored_stays_the_trials_own(
@@ -208,7 +211,7 @@ def test_a_stage_1_that_cannot_be_stored_stays_the_trials_own(
     ],
     ids=["state", "features", "no history", "other length"],
 )
-def test_a_stored_stage_1_that_fits_nothing_is_trained_again(
+def test_a_sound_artefact_that_does_not_fit_the_trainer_stays_and_every_trial_trains_its_own(
     sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     first = _to_the_end(_sharing_session(sharing, tiny_spec, 0))
@@ -217,13 +220,58 @@ def test_a_stored_stage_1_that_fits_nothing_is_trained_again(
     assert stored is not None
     stages.discard("abc")
     stages.publish("abc", replace(stored, **changed))
+    for number in (1, 2):
+        own = _to_the_end(_sharing_session(sharing, tiny_spec, number, stored=True))
+        assert [(r.rung, r.value) for r in own] == [(r.rung, r.value) for r in first]
+        # The warning is repeated at the end of stage 1, so that the controller knows that the reason persists.
+        assert [r.rung for r in own if r.warning] == [Rung(1, 1), Rung(1, 4)]
+        assert stages.fault("abc") is None, "its digest fits, so it is not damaged"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=["host", "device"])
+def test_too_little_memory_for_a_stored_stage_1_fails_the_trial_and_spares_the_artefact(
+    sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    _fail_to_load(monkeypatch, error)
+    with pytest.raises(type(error)):
+        _sharing_session(sharing, tiny_spec, 1, stored=True)
+    monkeypatch.undo()
+    assert StageStore(FolderStore(tmp_path)).load("abc") is not None
+
+
+def test_an_error_of_the_device_while_a_stored_stage_1_is_loaded_spares_the_artefact(
+    sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    _fail_to_load(monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered"))
     second = _to_the_end(_sharing_session(sharing, tiny_spec, 1, stored=True))
     assert [(r.rung, r.value) for r in second] == [(r.rung, r.value) for r in first]
-    assert len([r.warning for r in second if r.warning]) == 1
-    assert _sharing_session(sharing, tiny_spec, 2).advance().rung == Rung(1, 4), "it was mended"
+    assert "CUDA error: an illegal memory access" in (second[0].warning or "")
+    assert "damaged" not in (second[0].warning or "")
+    monkeypatch.undo()
+    assert StageStore(FolderStore(tmp_path)).load("abc") is not None
 
 
-def test_a_damaged_stage_1_that_may_not_be_removed_is_said_to_serve_nobody(
+def _fail_to_load(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def load_state(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TinyTrainer, "load_state", load_state)
+
+
+def test_a_stage_1_is_stored_with_what_it_was_trained_on(
+    sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    _to_the_end(_sharing_session(sharing, tiny_spec, 0))
+    stored = StageStore(FolderStore(tmp_path)).load("abc")
+    assert stored is not None
+    assert stored.trained_on == machine("cpu")
+    assert stored.trained_on["torch"] == version("torch")
+    assert stored.trained_on["processor"]
+
+
+def test_a_damaged_stage_1_that_may_not_be_removed_is_reported(
     sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _to_the_end(_sharing_session(sharing, tiny_spec, 0))

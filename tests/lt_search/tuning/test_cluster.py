@@ -5,6 +5,7 @@ import os
 import pytest
 import ray
 import torch
+from ray._private.utils import get_num_cpus
 
 from lt_search.errors import MachineError
 from lt_search.tuning.cluster import TrialResources, at_a_time, cores_given, fit, ray_cluster, resources_there
@@ -87,3 +88,13 @@ def test_a_ray_that_does_not_start_is_said_in_one_line(monkeypatch: pytest.Monke
     with pytest.raises(MachineError) as found, ray_cluster(None):
         pass
     assert str(found.value) == "Ray did not start on this machine: The current node timed out during startup."
+
+
+def test_rays_private_count_of_cpus_exists_and_counts_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No public count knows containers: the upper bound of Ray's version is raised only where this still passes."""
+    count = get_num_cpus(override_docker_cpu_warning=True)
+    cores = os.cpu_count() or 1
+    assert count == int(count)
+    assert 1 <= count <= cores
+    monkeypatch.setenv("RAY_USE_MULTIPROCESSING_CPU_COUNT", "1")
+    assert get_num_cpus(override_docker_cpu_warning=True) == cores

@@ -16,7 +16,6 @@ from lt_search.config.spec import RunSpec
 from lt_search.pruning.rungs import Decision, Rung
 from lt_search.results.summary import summarise
 from lt_search.samplers import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_STAGE1
-from lt_search.storage.addresses import stage1_address
 from lt_search.storage.checkpoints import Checkpoint, final_report, save_checkpoint, trainer_of
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal
@@ -26,9 +25,8 @@ from lt_search.storage.run_folder import new_run
 from lt_search.storage.schema import ADDRESS, FAILURE, REUSED, records_of, rung_records
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import TrialJob
-from lt_search.tuning.stage1_scheduling import StageGate
 from tests.helpers.driver import Driver, report
-from tests.lt_search.storage.test_stage_store import stage as stored_stage
+from tests.helpers.stages import stage as stored_stage
 
 
 @pytest.fixture
@@ -353,19 +351,18 @@ def test_trials_that_want_one_stage_1_wait_for_the_one_that_trains_it(tiny_spec:
     assert driver.job().number == 2
 
 
-def test_other_stage_1s_are_other_work(tiny_spec: RunSpec, tmp_path: Path) -> None:
+def test_a_trial_that_waits_for_a_stage_1_leaves_room_for_one_that_needs_another(
+    tiny_spec: RunSpec, tmp_path: Path
+) -> None:
     driver = Driver(tiny_spec, tmp_path / "run", trials=4, storage=tmp_path)
-    other = StageGate(FolderStore(tmp_path), "another run")
-    wanted = Driver(tiny_spec, tmp_path / "dry").job()
-    address = stage1_address(tiny_spec, {})
-    assert wanted.config == tiny_spec.config
-    assert other.admit(0, address)
+    first = driver.job()
+    driver.journal.study.enqueue_trial(tiny_spec.first_values())
     job = driver.job()
-    assert job.number == 1, "the first trial waits for another run, the second one has work"
-    assert job.address != address
-    assert driver.controller.progress() == {0: None, 1: Rung(0, 0)}
-    other.close()
-    assert driver.job().number == 0
+    assert job.number == 2, "the second trial waits for the first, the third has work"
+    assert job.address != first.address
+    assert driver.controller.progress() == {0: Rung(0, 0), 1: None, 2: Rung(0, 0)}
+    driver.controller.fail(first.number, "boom")
+    assert driver.job().number == 1
 
 
 def test_a_waiting_trial_trains_where_the_one_before_it_failed(tiny_spec: RunSpec, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset, Part
 from lt_search.errors import ExitCode, Problem, UserError
+from lt_search.locks import held
 from lt_search.metrics.evaluate import score
 from lt_search.results.evaluate import evaluate_export
 from lt_search.results.export import Export
@@ -39,7 +40,6 @@ from lt_search.samplers import ReseededSampler
 from lt_search.storage.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal, sole_driver
-from lt_search.storage.locks import held
 from lt_search.storage.records import StepReport
 from lt_search.storage.run_folder import JOURNAL, SETTINGS, new_run, open_run
 from lt_search.storage.schema import ADDRESS, FINAL
