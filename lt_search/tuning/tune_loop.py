@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 RAY_LOG = "ray.log"
 
-IDLE_SECONDS = 0.2
-"""Between two looks whether the stage-1 artefact that all are waiting for is there."""
-
 WORKER_RESTARTS = 2
 """How often a trial whose worker process died is handed to a new one. Errors of a trainer are never retried."""
 
@@ -95,12 +92,7 @@ class SearchLoop:
         if free <= 0:
             return None
         job = self.controller.next_job(free)
-        # Ray cannot wait with nothing to run: it blocks for minutes, handles no signal meanwhile, and fails in the end.
-        while job is None and not running and not self._nothing_left():
-            self.on_loop_end()
-            time.sleep(IDLE_SECONDS)
-            job = self.controller.next_job(free)
-        if job is None and self._nothing_left():
+        if job is None and (self.should_stop() or self.controller.exhausted):
             return FINISHED
         return job
 
@@ -127,9 +119,6 @@ class SearchLoop:
     def on_loop_end(self) -> None:
         """Called at the end of each iteration of Ray's loop, some ten times a second."""
         self._callback.on_loop_end()
-
-    def _nothing_left(self) -> bool:
-        return self.should_stop() or self.controller.exhausted
 
 
 FINISHED = "FINISHED"
