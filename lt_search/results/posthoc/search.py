@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from lt_search.metrics.arrays import truth_matrix
-from lt_search.metrics.bootstrap import PairedDifference, paired_difference
+from lt_search.metrics.bootstrap import Bootstrap, PairedDifference
 from lt_search.metrics.evaluate import METRICS, counted_classes, mean_over, score
 from lt_search.results.posthoc.pipeline import Learned, Predictions, average_precisions, combined, learn, stack
 from lt_search.results.posthoc.settings import VIEWS, Choices, Settings, propose, sampler
@@ -43,7 +43,7 @@ class Evidence:
     """The objective."""
     labels: npt.NDArray[np.generic]
     """(N, C) of 0 / 1, or (N,) class indices."""
-    units: Sequence[str]
+    groups: Sequence[str]
     """(N,) the patient or group of each image."""
     log_prior: Tensor
     """(C,) logarithms of the classes' shares of the training images."""
@@ -56,7 +56,7 @@ class Evidence:
 
     def difference(self, metric: str, logits: Tensor, other: Tensor) -> PairedDifference:
         """By how much a metric of logits (N, C) is above that of others, on the same resamples of patients."""
-        return paired_difference(metric, self.task, self.labels, logits.numpy(), other.numpy(), units=self.units)
+        return Bootstrap(metric, self.task, self.labels, self.groups).paired_difference(logits.numpy(), other.numpy())
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,17 @@ class Found:
         return self.settings != Settings()
 
 
-def folds(units: Sequence[str], seed: int) -> list[Rows]:
+def folds(groups: Sequence[str], seed: int) -> list[Rows]:
     """The images of each part of the patients, by index: `FOLDS` parts, or one per patient where there are fewer.
 
     Raises:
         CannotHoldOutError: if there are fewer than two patients.
     """
-    parts = min(FOLDS, len(set(units)))
+    parts = min(FOLDS, len(set(groups)))
     if parts < 2:
         raise CannotHoldOutError("has fewer than two validation patients or groups")
     splitter = GroupKFold(parts, shuffle=True, random_state=seed)
-    return [held_out for _, held_out in splitter.split(np.zeros(len(units)), groups=np.asarray(units))]
+    return [held_out for _, held_out in splitter.split(np.zeros(len(groups)), groups=np.asarray(groups))]
 
 
 def tune(evidence: Evidence, trials: int, seed: int, show: Callable[[int], None] = lambda tried: None) -> Found:
@@ -125,7 +125,7 @@ class _Search:
         self._labels = torch.from_numpy(np.asarray(evidence.labels)).long()
         self._own = evidence.models[0].own.double()
         self._truth = truth_matrix(evidence.labels, self._own.shape[1])
-        self._parts = folds(evidence.units, seed)
+        self._parts = folds(evidence.groups, seed)
         self._others = [np.setdiff1d(np.arange(len(self._labels)), held_out) for held_out in self._parts]
         # All images, then all but each part: a metric sorts once for all of them.
         self._weights = np.ones((1 + len(self._parts), len(self._labels)))
