@@ -38,6 +38,14 @@ def listing(items: Sequence[object]) -> str:
     return ", ".join(map(str, items[:LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
+def without_blank_end(cells: list[str], least: int) -> tuple[str, ...]:
+    """The cells without blank ones at their end, but never fewer than `least` where there are as many."""
+    end = len(cells)
+    while end > least and not cells[end - 1]:
+        end -= 1
+    return tuple(cells[:end])
+
+
 def read_cells(table: Path, delimiter: str = ",") -> Cells:
     """The cells of a CSV file.
 
@@ -48,9 +56,9 @@ def read_cells(table: Path, delimiter: str = ",") -> Cells:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True, delimiter=delimiter)
-            columns = _without_blank_end([name.strip().lower() for name in next(reader, [])], 0)
+            columns = without_blank_end([name.strip().lower() for name in next(reader, [])], 0)
             lines = [
-                (reader.line_num, _without_blank_end([cell.strip() for cell in cells], len(columns)))
+                (reader.line_num, without_blank_end([cell.strip() for cell in cells], len(columns)))
                 for cells in reader
                 if any(cell.strip() for cell in cells)
             ]
@@ -100,14 +108,6 @@ def check_cells(cells: Cells, table: Path, required: Sequence[str], fix: str, *,
     if not cells.rows:
         problems.add(str(table), "no rows below the header", "give one row per image")
     problems.raise_if_any()
-
-
-def _without_blank_end(cells: list[str], least: int) -> tuple[str, ...]:
-    """The cells without blank ones at their end, but never fewer than `least` where there are as many."""
-    end = len(cells)
-    while end > least and not cells[end - 1]:
-        end -= 1
-    return tuple(cells[:end])
 
 
 def _error(place: Path | str, what: str, fix: str) -> UserError:

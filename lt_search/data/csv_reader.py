@@ -29,10 +29,10 @@ import numpy.typing as npt
 from lt_search.data.assembly import LabelledFiles, assemble, check_parts, empty_parts
 from lt_search.data.csv_cells import listing
 from lt_search.data.file_source import FileState, inspect_images
+from lt_search.data.groups import group_ids, group_kind, ties_of
 from lt_search.data.label_table import Row, check_rows, given_split, read_rows, split_warnings
 from lt_search.data.splits import SHARES, split_groups
 from lt_search.data.table import PART_NAMES, Dataset
-from lt_search.data.units import ties_of, unit_name, units_of
 from lt_search.errors import Problems
 from trainers.task import Task
 
@@ -62,8 +62,8 @@ def read_csv_dataset(
     if not problems:
         _check_one_name_a_file(rows, folder, table, problems)
 
-    membership = _membership(rows, classes)
-    units = units_of(rows)
+    labels = _multi_hot(rows, classes)
+    groups = group_ids(rows)
     if parts_given is not None:
         part_of = np.array([PART_NAMES.index(part) for part in parts_given])
         origin = "given by the split column"
@@ -72,12 +72,12 @@ def read_csv_dataset(
             problems.add(str(table), "no image is in the train split", fill)
         elif not training_only:
             train = "move some of their images to the train split, or leave these classes out"
-            check_parts(part_of, membership, classes, str(table), problems, fill=fill, train=train)
+            check_parts(part_of, labels, classes, str(table), problems, fill=fill, train=train)
         problems.raise_if_any()
     else:
         problems.raise_if_any()
-        part_of = split_groups(membership, units, split_seed)
-        origin = f"{':'.join(map(str, SHARES))} by {unit_name(rows)}, seed {split_seed}"
+        part_of = split_groups(labels, groups, split_seed)
+        origin = f"{':'.join(map(str, SHARES))} by {group_kind(rows)}, seed {split_seed}"
         if not training_only:
             _check_own_parts(part_of, table, problems)
         problems.raise_if_any()
@@ -86,7 +86,7 @@ def read_csv_dataset(
     names = tuple(row.image for row in rows)
     grey = all(state.grey for state in states)
     return assemble(
-        LabelledFiles(folder, names, names, membership, units, states, grey, tuple(map(ties_of, rows))),
+        LabelledFiles(folder, names, names, labels, groups, states, grey, tuple(map(ties_of, rows))),
         part_of,
         name=_name(table),
         task=Task.MULTI_LABEL if multi_label else Task.MULTI_CLASS,
@@ -125,13 +125,13 @@ def _inspect(
     return inspect_images(folder, names, str(table), problems, all_missing=fix)
 
 
-def _membership(rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
+def _multi_hot(rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
     column = {name: index for index, name in enumerate(classes)}
-    membership = np.zeros((len(rows), len(classes)), np.uint8)
+    labels = np.zeros((len(rows), len(classes)), np.uint8)
     for index, row in enumerate(rows):
         for label in row.labels:
-            membership[index, column[label]] = 1
-    return membership
+            labels[index, column[label]] = 1
+    return labels
 
 
 def _check_own_parts(part_of: npt.NDArray[np.int64], table: Path, problems: Problems) -> None:

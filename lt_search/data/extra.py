@@ -30,11 +30,11 @@ from PIL import Image
 
 from lt_search.data.csv_cells import listing
 from lt_search.data.file_source import FileImages
+from lt_search.data.groups import people_of
 from lt_search.data.image_files import to_planes
 from lt_search.data.label_alignment import align_labels, plain
 from lt_search.data.registry import PUBLISHED, load_dataset, split_root
 from lt_search.data.table import Dataset, ExtraData, ImageHeader, ImageSource, Labels, Part, digest
-from lt_search.data.units import people_of
 from lt_search.errors import Problem, Problems, UserError
 from trainers.task import Task
 

@@ -149,6 +149,7 @@ def inspect_images(
     *,
     all_missing: str,
     grey: bool | None = None,
+    searched: Sequence[Path] = (),
 ) -> tuple[FileState, ...]:
     """The state of every file, in order, unless something is missing or no image, which adds to `problems`.
 
@@ -159,12 +160,14 @@ def inspect_images(
         problems: takes what is wrong.
         all_missing: what to do where not a single file is there.
         grey: see `inspect_files`.
+        searched: the folders that the files may be in, where those are not just `folder`.
     """
     found = inspect_files(folder, names, grey)
     if found.missing:
         problems.add(
             place,
-            f"{len(found.missing)} of {len(names)} images are missing from {folder}: {listing(found.missing)}",
+            f"{len(found.missing)} of {len(names)} images are missing from {listing(searched or [folder])}: "
+            f"{listing(found.missing)}",
             all_missing if len(found.missing) == len(names) else "add the files, or remove their rows",
         )
     if found.unreadable:

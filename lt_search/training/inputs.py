@@ -13,8 +13,8 @@ import torch
 
 from lt_search.config.spec import parse_config, trainer_type
 from lt_search.data.decoded import open_images
+from lt_search.data.groups import joined_groups
 from lt_search.data.joined import JoinedImages
-from lt_search.data.units import joined_groups
 from lt_search.metrics.bootstrap import Bootstrap, ScoreErrors
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import Evaluation, evaluate

@@ -145,7 +145,9 @@ def test_thresholds_that_are_right_already_are_seldom_changed() -> None:
         labels = (rng.random((N, C)) < 0.5).astype(np.uint8)
         own = torch.from_numpy(1.5 * (2.0 * labels - 1) + rng.normal(size=(N, C)) * 1.2).float()
         groups = [str(i) for i in range(N)]
-        evidence = Evidence(Task.MULTI_LABEL, "mAP", labels, groups, torch.zeros(C), [Predictions(own, own[None], None)])
+        evidence = Evidence(
+            Task.MULTI_LABEL, "mAP", labels, groups, torch.zeros(C), [Predictions(own, own[None], None)]
+        )
         adopted += tune(evidence, 10, seed).adopted
     assert adopted <= 5
 
