@@ -1,4 +1,4 @@
-"""The cells of a CSV file, column by column, and what is wrong with the file itself."""
+"""Cells of a CSV file, and checks of its columns and rows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from lt_search.errors import Problem, Problems, UserError
 
 LISTED = 10
-"""Offending rows or files named in one message; the rest is counted."""
+"""Offending rows or files named in one message; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A CSV file with a header; blank lines are left out, and so are blank cells behind the last named column."""
+    """A table with a header, without blank lines and without blank cells behind the last named column."""
 
     columns: tuple[str, ...]
     """(K,) names, in lower case and without blanks around them."""
     numbers: tuple[int, ...]
     """(N,) the line on which each row ends, counted from 1."""
     rows: tuple[tuple[str, ...], ...]
-    """(N,) rows of cells without blanks around them; K each where `check_cells` found nothing."""
+    """(N,) rows of cells without blanks around them; K each after `check_cells`."""
 
     def column(self, name: str) -> list[str]:
-        """(N,) the cells of a column; empty strings where there is no such column."""
+        """(N,) the cells of a column; empty strings if the column does not exist."""
         if name not in self.columns:
             return [""] * len(self.rows)
         index = self.columns.index(name)
@@ -39,7 +39,7 @@ def listing(items: Sequence[object]) -> str:
 
 
 def without_blank_end(cells: list[str], least: int) -> tuple[str, ...]:
-    """The cells without blank ones at their end, but never fewer than `least` where there are as many."""
+    """The cells without blank ones at their end, but at least the first `least`."""
     end = len(cells)
     while end > least and not cells[end - 1]:
         end -= 1
@@ -79,14 +79,14 @@ def check_cells(cells: Cells, table: Path, required: Sequence[str], fix: str, *,
     """Checks the shape of a table.
 
     Args:
-        cells: what was read.
-        table: where from.
-        required: columns that there must be, in lower case.
-        fix: what to do where one of them is missing.
-        optional: further columns that there must not be twice.
+        cells: the table.
+        table: its file.
+        required: columns that must exist, in lower case.
+        fix: what to do if one of them is missing.
+        optional: further columns that must not be repeated.
 
     Raises:
-        UserError: with every missing or repeated column, rows of another length, or that there are no rows.
+        UserError: with every missing or repeated column, rows of another length, or a table without rows.
     """
     problems = Problems()
     place = f"{table}, line 1"

@@ -1,19 +1,19 @@
-"""A data set from a table of files: `image,label[,patient][,group][,split]`, one row per image.
+"""Reader of a table of image files: `image,label[,patient][,group][,split]`, one row per image.
 
 - `image`: path of the file, from the table's folder or from `data_root`.
 - `label`: one class name, or several separated by `|`, or nothing. A table with any `|` or any empty label is
   multi-label, where an empty label means that the image has none of the classes; otherwise it is multi-class.
   Classes are in sorted order of their names.
-- `patient`, `group`: what must stay on one side of the split. Images that share a patient *or* a group stay
+- `patient`, `group`: images that share one stay in one split. Images that share a patient *or* a group stay
   together; a blank cell ties an image to nothing.
-- `split`: train (or training), val (valid, validation, dev) or test (testing), in any case. Where it is given it
-  is used as it is: a patient in two splits is then an error, a group in two splits a warning. Else images are divided
-  7:1:2, see `lt_search.data.splits`.
+- `split`: train (or training), val (valid, validation, dev) or test (testing), in any case. A given
+  split is used unchanged: a patient in two splits is then an error, a group in two splits a warning. Otherwise images
+  are divided 7:1:2, see `lt_search.data.splits`.
 
 Other columns are ignored, as are the case of column names, blanks around cells and the order of the rows. All
-images are grey to the trainer if every file is; else all are RGB. Every mistake is found and reported at once,
-except that files are only decoded later (see `lt_search.data.decoded` and `lt_search.data.check`), so that a
-truncated file is not noticed here.
+images are grey to the trainer if every file is grey, otherwise RGB. Every problem is reported at once, except that
+files are decoded later (see `lt_search.data.decoded` and `lt_search.data.check`), so that a truncated file is not
+noticed here.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def read_csv_dataset(
 
     Args:
         table: the CSV file.
-        data_root: folder that image paths start from; None for the table's own.
-        split_seed: moves patients and groups between parts where the table gives no split.
-        training_only: only the training part is asked for: one class is enough then, and a split column may leave the
-            other parts empty, or a class without a training image.
+        data_root: folder that image paths are relative to; None for the table's own.
+        split_seed: seed of the split where the table gives none.
+        training_only: only the training split is needed: one class is enough then, and a split column may leave the
+            other splits empty, or a class without a training image.
 
     Raises:
-        UserError: with every mistake found in the table and every file that is missing or no image.
+        UserError: with every problem with the table and every file that is missing or not an image.
     """
     rows = sorted(read_rows(table), key=lambda row: row.image)
     folder = (data_root or table.parent).absolute()
@@ -116,12 +116,12 @@ def _check_one_name_a_file(rows: Sequence[Row], folder: Path, table: Path, probl
 def _inspect(
     rows: Sequence[Row], folder: Path, table: Path, data_root: Path | None, problems: Problems
 ) -> tuple[FileState, ...]:
-    """The state of each row's file, in order, unless it adds to `problems`."""
+    """The state of each row's file, in order, unless there are problems."""
     if not folder.is_dir():
-        problems.add("--data-root", f"no such folder: {data_root}", "give the folder that image paths start from")
+        problems.add("--data-root", f"no such folder: {data_root}", "give the folder that image paths are relative to")
         return ()
     names = [row.image for row in rows if row.image]
-    fix = "give the folder that the paths start from with --data-root"
+    fix = "give the folder that the paths are relative to with --data-root"
     return inspect_images(folder, names, str(table), problems, all_missing=fix)
 
 

@@ -1,4 +1,4 @@
-"""Data sets by name or file."""
+"""Registry of data sets, by name or file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WITH_ROOT = re.compile(r"(?P<data>.*?\.csv|[^=]+)(=(?P<root>.+))?", re.IGNORECA
 
 
 BUNDLED: dict[str, Callable[[str, int], Dataset]] = {"digits-lt": digits_lt, "digits-ml": digits_ml}
-"""Bundled data sets by name: a function of what follows the colon (empty if nothing does) and the split seed."""
+"""Bundled data sets by name: a function of the argument behind the colon (empty if none) and the split seed."""
 
 PUBLISHED: dict[str, Published] = {
     data.name: data for data in (CXR_LT_2023, HYPER_KVASIR, ISIC2019, ISIC_ARCHIVE_LT, NIH_CXR14, ODIR5K, SKIN7)
@@ -52,15 +52,15 @@ def load_dataset(
 
             - bundled: `digits-lt`, `digits-lt:50` (imbalance factor), `digits-ml`, `digits-ml:20000` (training images);
             - downloaded by the user to `data_root`: a name in `PUBLISHED`, alone or with a variant behind a colon, as
-              in `isic2019:lt-100`; the module of its reader says which there are, here `readers.isic2019`;
+              in `isic2019:lt-100`; the module of its reader documents them, here `readers.isic2019`;
             - the path of a CSV file, see `lt_search.data.csv_reader`.
         data_root: the folder of a downloaded data set; or where the image paths of a CSV file start from, None for
             the file's own folder.
-        split_seed: moves images, or patients, between training, validation and test, where no split is given.
-        training_only: only the training part is asked for, so a CSV file need mark no row for another.
+        split_seed: seed of the split where the data gives none.
+        training_only: only the training split is needed, so that a CSV file may leave the others empty.
 
     Raises:
-        UserError: with everything that is wrong.
+        UserError: with every problem with it.
     """
     name, colon, argument = name_or_csv.partition(":")
     if name in PUBLISHED:

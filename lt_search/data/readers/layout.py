@@ -1,4 +1,4 @@
-"""Files, tables and lists in the folder of a published data set, and reports of what is wrong with them."""
+"""Files, tables and lists in the folder of a published data set, and reports of problems with them."""
 
 from __future__ import annotations
 

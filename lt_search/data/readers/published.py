@@ -1,4 +1,4 @@
-"""The steps that all readers of published data sets share; a reader adds what is particular to its data set."""
+"""Skeleton of the readers of published data sets; a reader adds what is particular to its data set."""
 
 from __future__ import annotations
 
