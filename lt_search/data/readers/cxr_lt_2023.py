@@ -141,7 +141,7 @@ def _labels(cells: Cells, place: str, problems: Problems) -> MultiHot:
     value_of = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
     columns = [[value_of.get(cell, -1) for cell in cells.column(name.lower())] for name in CLASSES]
     values: npt.NDArray[np.int8] = np.array(columns, np.int8).T
-    report_rows(cells, (values < 0).any(axis=1), "have a label that is neither 0 nor 1", place, problems)
+    report_rows(cells, values.min(axis=1) < 0, "have a label that is neither 0 nor 1", place, problems)
     return values.astype(np.uint8)
 
 

@@ -134,7 +134,7 @@ def _check_supply(needed: Sequence[int], counts: Sequence[int], variant: str) ->
 def _lesion_warnings(all_groups: Sequence[str], part_of: Ints) -> tuple[str, ...]:
     """On lesions that are divided, and on images whose lesion is not known."""
     kept = np.flatnonzero(part_of != EXCLUDED)
-    groups = [all_groups[row] for row in kept]
+    groups = [all_groups[row] for row in kept.tolist()]
     warnings = []
     divided = len(divided_groups(groups, part_of[kept]))
     if divided:

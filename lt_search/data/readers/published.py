@@ -158,7 +158,8 @@ class Published:
 
 def one_hot(classes: npt.ArrayLike, n_classes: int) -> MultiHot:
     """(N, C) labels from (N,) class indices."""
-    return np.eye(n_classes, dtype=np.uint8)[np.asarray(classes)]
+    labels: MultiHot = np.eye(n_classes, dtype=np.uint8)[np.asarray(classes)]
+    return labels
 
 
 def split_by(kind: str, labels: MultiHot, groups: Sequence[str], seed: int, warnings: tuple[str, ...] = ()) -> Split:
@@ -172,5 +173,5 @@ def split_rest(is_test: npt.NDArray[np.bool_], labels: MultiHot, groups: Sequenc
     shares = SHARES[:TEST]
     part_of = np.full(len(groups), TEST, np.int64)
     rest = np.flatnonzero(~is_test)
-    part_of[rest] = split_groups(labels[rest], [groups[row] for row in rest], seed, shares)
+    part_of[rest] = split_groups(labels[rest], [groups[row] for row in rest.tolist()], seed, shares)
     return part_of, ":".join(map(str, shares))
