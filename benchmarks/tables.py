@@ -27,7 +27,7 @@ from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
 from lt_search.data.workers import usable_cores
-from lt_search.metrics.bootstrap import replicates
+from lt_search.metrics.bootstrap import Bootstrap
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import evaluate
 from lt_search.results.export import BEST, FOLDER, export_best, read_export
@@ -217,12 +217,8 @@ def show(data: Data, found: Mapping[str, Sequence[Logits]], columns: Mapping[str
     print(f"images of the tail classes, train / test: {tail}")
     print(f"{'row':18}" + "".join(f"{name:>18}" for name in columns) + f"   {title} - {baseline} [95 %]")
     # The same resamples for all rows and seeds, so that scores can be averaged over seeds draw by draw.
-    drawn = {
-        row: np.mean(
-            [replicates(metric, dataset.task, test.labels, x, test.groups, n_replicates=1000) for x in logits], axis=0
-        )
-        for row, logits in found.items()
-    }
+    bootstrap = Bootstrap(metric, dataset.task, test.labels, test.groups)
+    drawn = {row: np.mean([bootstrap.replicates(x, 1000) for x in logits], axis=0) for row, logits in found.items()}
     scores = {
         row: [evaluate(dataset.task, test.labels, x, groups).scalars for x in logits] for row, logits in found.items()
     }
@@ -237,7 +233,7 @@ def show(data: Data, found: Mapping[str, Sequence[Logits]], columns: Mapping[str
 def centred_interval(drawn: npt.NDArray[np.float64], value: float) -> tuple[float, float]:
     """95 % percentile interval of resampled values (B,), less their bias against the value on the images themselves.
 
-    As `lt_search.metrics.bootstrap.interval` does for one model.
+    As `lt_search.metrics.bootstrap.Bootstrap.interval` does for one model.
     """
     low, high = np.percentile(drawn, [2.5, 97.5]) - (drawn.mean() - value)
     return float(low), float(high)

@@ -33,7 +33,7 @@ from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.spec import RunSpec
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
-from lt_search.metrics.bootstrap import class_replicates, paired_difference
+from lt_search.metrics.bootstrap import Bootstrap
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import evaluate, mean_over
 from lt_search.results.summary import TrialSummary, summarise
@@ -107,8 +107,9 @@ def train_again(spec: RunSpec, params: dict[str, Any]) -> Scored:
 
 def compare(label: str, pairs: list[tuple[Logits, Logits]]) -> str:
     """Paired test mAP differences: per seed with a 95 % interval, and their mean over seeds."""
-    test, task = load_dataset(DATA).test, load_dataset(DATA).task
-    found = [paired_difference("mAP", task, test.labels, a, b, units=test.groups) for a, b in pairs]
+    dataset = load_dataset(DATA)
+    bootstrap = Bootstrap("mAP", dataset.task, dataset.test.labels, dataset.test.groups)
+    found = [bootstrap.paired_difference(a, b) for a, b in pairs]
     each = ", ".join(f"{d.difference:+.4f} [{d.interval.low:+.4f}, {d.interval.high:+.4f}]" for d in found)
     return f"{label}: {_mean_and_spread([d.difference for d in found])}; by seed {each}"
 
@@ -116,13 +117,11 @@ def compare(label: str, pairs: list[tuple[Logits, Logits]]) -> str:
 def compare_tails(label: str, pairs: list[tuple[Logits, Logits]]) -> str:
     """Paired differences of tail mAP on the test split, like `compare`."""
     dataset = load_dataset(DATA)
+    bootstrap = Bootstrap("mAP", dataset.task, dataset.test.labels, dataset.test.groups)
     tail = class_groups(dataset.train_counts().tolist()).tail
     differences, each = [], []
     for pair in pairs:
-        drawn = [
-            mean_over(class_replicates("mAP", dataset.task, dataset.test.labels, logits, dataset.test.groups), tail)
-            for logits in pair
-        ]
+        drawn = [mean_over(bootstrap.class_replicates(logits), tail) for logits in pair]
         low, high = np.percentile(drawn[0] - drawn[1], [2.5, 97.5])
         differences.append(_tail_map(dataset, pair[0], tail) - _tail_map(dataset, pair[1], tail))
         each.append(f"{differences[-1]:+.4f} [{low:+.4f}, {high:+.4f}]")

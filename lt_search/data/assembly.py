@@ -1,4 +1,4 @@
-"""A data set from labelled image files and the part that each of them is in."""
+"""Construction of a data set from labelled image files and their split."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from trainers.task import Task
 
 @dataclass(frozen=True, eq=False)
 class LabelledFiles:
-    """Image files with what is known of each, in the order of their ids."""
+    """Image files with labels, group ids and file sizes, in the order of their ids."""
 
     folder: Path
     ids: tuple[str, ...]
     """(N,) names of the images, unique and sorted."""
     paths: tuple[str, ...]
-    """(V N,) where they are, from `folder`: with V views an image, the first views of all, then the second ones."""
-    membership: npt.NDArray[np.uint8]
-    """(N, C) 0 / 1, which image has which class."""
-    units: tuple[str, ...]
-    """(N,) what must stay together."""
+    """(V N,) relative to `folder`: with V views per image, the first views of all images, then the second ones."""
+    labels: npt.NDArray[np.uint8]
+    """(N, C) multi-hot."""
+    groups: tuple[str, ...]
+    """(N,) group ids, see `Part.groups`."""
     states: tuple[FileState, ...]
     """(V N,) of the files at `paths`."""
     grey: bool
-    """Whether images are grey to the trainer; else they are RGB."""
+    """Whether images are grey to the trainer, otherwise RGB."""
     ties: tuple[tuple[str, ...], ...] = ()
     """See `Part.ties`."""
 
     @property
     def n_views(self) -> int:
-        """V, files that are one image to the trainer, such as both eyes of a patient."""
+        """V, the files that make one image to the trainer, such as both eyes of a patient."""
         return len(self.paths) // len(self.ids)
 
 
@@ -64,26 +64,25 @@ def assemble(
     objective: str | None = None,
     nothing: str | None = None,
 ) -> Dataset:
-    """The data set.
+    """Builds the data set.
 
     Args:
         files: all images.
         part_of: (N,) index into `PART_NAMES`.
-        name: of the data set.
+        name: its name.
         task: multi-class takes each image's one class.
-        classes: (C,) their names, in the order of `files.membership`.
-        split_origin: how the split came about, in words.
-        warnings: what a person should know; classes with few images are added.
-        objective: the metric that the data set is published with, where it is not its task's main one.
-        nothing: what it calls an image with none of its classes, where that has a name.
+        classes: (C,) their names, in the order of `files.labels`.
+        split_origin: how the split was made, in words.
+        warnings: for people; one on classes with few images is added.
+        objective: the metric of the data set's publication, where it is not the task's main metric.
+        nothing: the data set's name for an image with none of its classes, if any.
     """
-    membership = files.membership
     n_images, n_views = len(files.ids), files.n_views
-    labels: Labels = membership if task is Task.MULTI_LABEL else membership.argmax(axis=1).astype(np.int64)
+    labels: Labels = files.labels if task is Task.MULTI_LABEL else files.labels.argmax(axis=1).astype(np.int64)
 
     def part(part_name: PartName) -> Part:
         chosen = np.flatnonzero(part_of == PART_NAMES.index(part_name))
-        ids, units = (tuple(all_[index] for index in chosen) for all_ in (files.ids, files.units))
+        ids, groups = (tuple(column[index] for index in chosen) for column in (files.ids, files.groups))
         chosen_files = [int(index) + view * n_images for view in range(n_views) for index in chosen]
         paths = tuple(files.paths[index] for index in chosen_files)
         states = [files.states[index] for index in chosen_files]
@@ -91,14 +90,14 @@ def assemble(
             name=part_name,
             ids=ids,
             labels=labels[chosen],
-            groups=units,
+            groups=groups,
             source=FileImages.of(files.folder, paths, states, files.grey, n_views),
-            fingerprint=digest_rows(ids, labels[chosen], units, [state.size for state in states]),
+            fingerprint=digest_rows(ids, labels[chosen], groups, [state.size for state in states]),
             ties=tuple(files.ties[index] for index in chosen) if files.ties else (),
         )
 
     parts = [part(part_name) for part_name in PART_NAMES]
-    images = digest_rows(files.ids, labels, files.units, [state.size for state in files.states])
+    images = digest_rows(files.ids, labels, files.groups, [state.size for state in files.states])
     train, val, test = parts
     return Dataset(
         name=name,
@@ -117,13 +116,13 @@ def assemble(
 
 
 def empty_parts(part_of: npt.NDArray[np.int64]) -> list[PartName]:
-    """The parts that no image is in."""
+    """The splits without an image."""
     return [name for index, name in enumerate(PART_NAMES) if not (part_of == index).any()]
 
 
 def check_parts(
     part_of: npt.NDArray[np.int64],
-    membership: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
     classes: Sequence[str],
     place: str,
     problems: Problems,
@@ -131,21 +130,21 @@ def check_parts(
     fill: str,
     train: str,
 ) -> None:
-    """Adds parts without an image, and classes without a training image.
+    """Adds splits without an image, and classes without a training image.
 
     Args:
         part_of: (N,) index into `PART_NAMES`.
-        membership: (N, C) 0 / 1.
+        labels: (N, C) multi-hot.
         classes: (C,) their names.
-        place: where the split is from.
-        problems: takes what is wrong.
-        fill: what to do about an empty part.
+        place: the file that gives the split.
+        problems: collects the problems.
+        fill: what to do about an empty split.
         train: what to do about a class without a training image.
     """
     empty = empty_parts(part_of)
     for name in empty:
         problems.add(place, f"no image is in the {name} split", fill)
-    counts = membership[part_of == PART_NAMES.index("train")].sum(axis=0)
+    counts = labels[part_of == PART_NAMES.index("train")].sum(axis=0)
     absent = [name for name, count in zip(classes, counts, strict=True) if not count]
     if absent and "train" not in empty:
         problems.add(place, f"{len(absent)} classes have no training image: {listing(absent)}", train)

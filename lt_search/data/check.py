@@ -1,4 +1,4 @@
-"""What is in a data set, and everything that is wrong with its images: the content of `lt-search data check`."""
+"""Summary of a data set and of its undecodable images, as `lt-search data check` prints it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RGB = 3
 
 @dataclass(frozen=True)
 class PartDescription:
-    """What was found in one part."""
+    """Counts of one split."""
 
     images: int
     groups: int
@@ -28,12 +28,12 @@ class PartDescription:
     unlabelled: int
     """Images without any label; 0 for multi-class."""
     counts: tuple[int | None, ...]
-    """(C,) images of each class; None where nobody has looked for it."""
+    """(C,) images of each class; None where it is unknown."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What was found in a data set after decoding every image."""
+    """Summary of a data set after every image was decoded."""
 
     name: str
     task: Task
@@ -50,14 +50,14 @@ class Description:
     sizes: Mapping[tuple[int, int], int]
     """Images of each (width, height)."""
     unreadable: tuple[str, ...]
-    """Images that cannot be decoded, each with its part and the reason."""
+    """Images that cannot be decoded, each with its split and the reason."""
     warnings: tuple[str, ...]
     extra: Mapping[str, PartDescription] = field(default_factory=dict)
-    """What was found in each set of further training data, by name; counts are None for classes it does not know."""
+    """Counts of each set of extra training data, by name; None for classes that it has no labels of."""
     extra_sentences: tuple[str, ...] = ()
-    """What it adds, and what was left out."""
+    """On what extra training data adds and what was dropped."""
     objective: str | None = None
-    """The metric that the data set is published with, where it is not its task's main one."""
+    """The metric of the data set's publication, where it is not the task's main metric."""
 
     @property
     def sound(self) -> bool:
@@ -117,12 +117,12 @@ class Description:
 
 
 def describe(dataset: Dataset, *, workers: int | None = None, progress: bool = False) -> Description:
-    """Decodes every image of all parts, and of further training data, and says what was found.
+    """Decodes every image of all splits and of extra training data.
 
-    Formats and sizes are those of the data set itself.
+    Formats and sizes are those of the data set alone.
 
     Args:
-        dataset: what to look at.
+        dataset: the data set.
         workers: decoding threads; None for one per core that this process may use.
         progress: show a progress bar, where standard error is a terminal.
     """
@@ -163,7 +163,7 @@ def describe(dataset: Dataset, *, workers: int | None = None, progress: bool = F
 
 
 def _by_name(extra: Sequence[ExtraData]) -> dict[str, ExtraData]:
-    """Further training data by a name that no part has and no other of them."""
+    """Extra training data by a name that is unique and not that of a split."""
     names = Counter(one.name for one in extra)
     named = {}
     for number, one in enumerate(extra, 1):
@@ -173,7 +173,7 @@ def _by_name(extra: Sequence[ExtraData]) -> dict[str, ExtraData]:
 
 
 def _look(where: tuple[Part, str, int]) -> ImageHeader | str:
-    """The header of an image that can be decoded, else what is wrong with it."""
+    """The header of an image, or why it cannot be decoded."""
     part, _, index = where
     try:
         header = part.source.header(index)

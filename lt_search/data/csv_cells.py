@@ -1,4 +1,4 @@
-"""The cells of a CSV file, column by column, and what is wrong with the file itself."""
+"""Cells of a CSV file, and checks of its columns and rows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from lt_search.errors import Problem, Problems, UserError
 
 LISTED = 10
-"""Offending rows or files named in one message; the rest is counted."""
+"""Offending rows or files named in one message; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A CSV file with a header; blank lines are left out, and so are blank cells behind the last named column."""
+    """A table with a header, without blank lines and without blank cells behind the last named column."""
 
     columns: tuple[str, ...]
     """(K,) names, in lower case and without blanks around them."""
     numbers: tuple[int, ...]
     """(N,) the line on which each row ends, counted from 1."""
     rows: tuple[tuple[str, ...], ...]
-    """(N,) rows of cells without blanks around them; K each where `check_cells` found nothing."""
+    """(N,) rows of cells without blanks around them; K each after `check_cells`."""
 
     def column(self, name: str) -> list[str]:
-        """(N,) the cells of a column; empty strings where there is no such column."""
+        """(N,) the cells of a column; empty strings if the column does not exist."""
         if name not in self.columns:
             return [""] * len(self.rows)
         index = self.columns.index(name)
@@ -38,6 +38,14 @@ def listing(items: Sequence[object]) -> str:
     return ", ".join(map(str, items[:LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
+def without_blank_end(cells: list[str], least: int) -> tuple[str, ...]:
+    """The cells without blank ones at their end, but at least the first `least`."""
+    end = len(cells)
+    while end > least and not cells[end - 1]:
+        end -= 1
+    return tuple(cells[:end])
+
+
 def read_cells(table: Path, delimiter: str = ",") -> Cells:
     """The cells of a CSV file.
 
@@ -48,9 +56,9 @@ def read_cells(table: Path, delimiter: str = ",") -> Cells:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True, delimiter=delimiter)
-            columns = _without_blank_end([name.strip().lower() for name in next(reader, [])], 0)
+            columns = without_blank_end([name.strip().lower() for name in next(reader, [])], 0)
             lines = [
-                (reader.line_num, _without_blank_end([cell.strip() for cell in cells], len(columns)))
+                (reader.line_num, without_blank_end([cell.strip() for cell in cells], len(columns)))
                 for cells in reader
                 if any(cell.strip() for cell in cells)
             ]
@@ -71,14 +79,14 @@ def check_cells(cells: Cells, table: Path, required: Sequence[str], fix: str, *,
     """Checks the shape of a table.
 
     Args:
-        cells: what was read.
-        table: where from.
-        required: columns that there must be, in lower case.
-        fix: what to do where one of them is missing.
-        optional: further columns that there must not be twice.
+        cells: the table.
+        table: its file.
+        required: columns that must exist, in lower case.
+        fix: what to do if one of them is missing.
+        optional: further columns that must not be repeated.
 
     Raises:
-        UserError: with every missing or repeated column, rows of another length, or that there are no rows.
+        UserError: with every missing or repeated column, rows of another length, or a table without rows.
     """
     problems = Problems()
     place = f"{table}, line 1"
@@ -100,14 +108,6 @@ def check_cells(cells: Cells, table: Path, required: Sequence[str], fix: str, *,
     if not cells.rows:
         problems.add(str(table), "no rows below the header", "give one row per image")
     problems.raise_if_any()
-
-
-def _without_blank_end(cells: list[str], least: int) -> tuple[str, ...]:
-    """The cells without blank ones at their end, but never fewer than `least` where there are as many."""
-    end = len(cells)
-    while end > least and not cells[end - 1]:
-        end -= 1
-    return tuple(cells[:end])
 
 
 def _error(place: Path | str, what: str, fix: str) -> UserError:

@@ -1,19 +1,19 @@
-"""A data set from a table of files: `image,label[,patient][,group][,split]`, one row per image.
+"""Reader of a table of image files: `image,label[,patient][,group][,split]`, one row per image.
 
 - `image`: path of the file, from the table's folder or from `data_root`.
 - `label`: one class name, or several separated by `|`, or nothing. A table with any `|` or any empty label is
   multi-label, where an empty label means that the image has none of the classes; otherwise it is multi-class.
   Classes are in sorted order of their names.
-- `patient`, `group`: what must stay on one side of the split. Images that share a patient *or* a group stay
+- `patient`, `group`: images that share one stay in one split. Images that share a patient *or* a group stay
   together; a blank cell ties an image to nothing.
-- `split`: train (or training), val (valid, validation, dev) or test (testing), in any case. Where it is given it
-  is used as it is: a patient in two splits is then an error, a group in two splits a warning. Else images are divided
-  7:1:2, see `lt_search.data.splits`.
+- `split`: train (or training), val (valid, validation, dev) or test (testing), in any case. A given
+  split is used unchanged: a patient in two splits is then an error, a group in two splits a warning. Otherwise images
+  are divided 7:1:2, see `lt_search.data.splits`.
 
 Other columns are ignored, as are the case of column names, blanks around cells and the order of the rows. All
-images are grey to the trainer if every file is; else all are RGB. Every mistake is found and reported at once,
-except that files are only decoded later (see `lt_search.data.decoded` and `lt_search.data.check`), so that a
-truncated file is not noticed here.
+images are grey to the trainer if every file is grey, otherwise RGB. Every problem is reported at once, except that
+files are decoded later (see `lt_search.data.decoded` and `lt_search.data.check`), so that a truncated file is not
+noticed here.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import numpy.typing as npt
 from lt_search.data.assembly import LabelledFiles, assemble, check_parts, empty_parts
 from lt_search.data.csv_cells import listing
 from lt_search.data.file_source import FileState, inspect_images
+from lt_search.data.groups import group_ids, group_kind, ties_of
 from lt_search.data.label_table import Row, check_rows, given_split, read_rows, split_warnings
 from lt_search.data.splits import SHARES, split_groups
 from lt_search.data.table import PART_NAMES, Dataset
-from lt_search.data.units import ties_of, unit_name, units_of
 from lt_search.errors import Problems
 from trainers.task import Task
 
@@ -44,13 +44,13 @@ def read_csv_dataset(
 
     Args:
         table: the CSV file.
-        data_root: folder that image paths start from; None for the table's own.
-        split_seed: moves patients and groups between parts where the table gives no split.
-        training_only: only the training part is asked for: one class is enough then, and a split column may leave the
-            other parts empty, or a class without a training image.
+        data_root: folder that image paths are relative to; None for the table's own.
+        split_seed: seed of the split where the table gives none.
+        training_only: only the training split is needed: one class is enough then, and a split column may leave the
+            other splits empty, or a class without a training image.
 
     Raises:
-        UserError: with every mistake found in the table and every file that is missing or no image.
+        UserError: with every problem with the table and every file that is missing or not an image.
     """
     rows = sorted(read_rows(table), key=lambda row: row.image)
     folder = (data_root or table.parent).absolute()
@@ -62,8 +62,8 @@ def read_csv_dataset(
     if not problems:
         _check_one_name_a_file(rows, folder, table, problems)
 
-    membership = _membership(rows, classes)
-    units = units_of(rows)
+    labels = _multi_hot(rows, classes)
+    groups = group_ids(rows)
     if parts_given is not None:
         part_of = np.array([PART_NAMES.index(part) for part in parts_given])
         origin = "given by the split column"
@@ -72,12 +72,12 @@ def read_csv_dataset(
             problems.add(str(table), "no image is in the train split", fill)
         elif not training_only:
             train = "move some of their images to the train split, or leave these classes out"
-            check_parts(part_of, membership, classes, str(table), problems, fill=fill, train=train)
+            check_parts(part_of, labels, classes, str(table), problems, fill=fill, train=train)
         problems.raise_if_any()
     else:
         problems.raise_if_any()
-        part_of = split_groups(membership, units, split_seed)
-        origin = f"{':'.join(map(str, SHARES))} by {unit_name(rows)}, seed {split_seed}"
+        part_of = split_groups(labels, groups, split_seed)
+        origin = f"{':'.join(map(str, SHARES))} by {group_kind(rows)}, seed {split_seed}"
         if not training_only:
             _check_own_parts(part_of, table, problems)
         problems.raise_if_any()
@@ -86,7 +86,7 @@ def read_csv_dataset(
     names = tuple(row.image for row in rows)
     grey = all(state.grey for state in states)
     return assemble(
-        LabelledFiles(folder, names, names, membership, units, states, grey, tuple(map(ties_of, rows))),
+        LabelledFiles(folder, names, names, labels, groups, states, grey, tuple(map(ties_of, rows))),
         part_of,
         name=_name(table),
         task=Task.MULTI_LABEL if multi_label else Task.MULTI_CLASS,
@@ -116,22 +116,22 @@ def _check_one_name_a_file(rows: Sequence[Row], folder: Path, table: Path, probl
 def _inspect(
     rows: Sequence[Row], folder: Path, table: Path, data_root: Path | None, problems: Problems
 ) -> tuple[FileState, ...]:
-    """The state of each row's file, in order, unless it adds to `problems`."""
+    """The state of each row's file, in order, unless there are problems."""
     if not folder.is_dir():
-        problems.add("--data-root", f"no such folder: {data_root}", "give the folder that image paths start from")
+        problems.add("--data-root", f"no such folder: {data_root}", "give the folder that image paths are relative to")
         return ()
     names = [row.image for row in rows if row.image]
-    fix = "give the folder that the paths start from with --data-root"
+    fix = "give the folder that the paths are relative to with --data-root"
     return inspect_images(folder, names, str(table), problems, all_missing=fix)
 
 
-def _membership(rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
+def _multi_hot(rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
     column = {name: index for index, name in enumerate(classes)}
-    membership = np.zeros((len(rows), len(classes)), np.uint8)
+    labels = np.zeros((len(rows), len(classes)), np.uint8)
     for index, row in enumerate(rows):
         for label in row.labels:
-            membership[index, column[label]] = 1
-    return membership
+            labels[index, column[label]] = 1
+    return labels
 
 
 def _check_own_parts(part_of: npt.NDArray[np.int64], table: Path, problems: Problems) -> None:

@@ -1,15 +1,14 @@
-"""Images decoded and resized once per node and size, in a memory-mapped file that all trials of the node share.
+"""Cache of decoded images: decoded and resized once per node and size, memory-mapped, shared by all trials of the node.
 
-Under the cache folder, `decoded/<part>-<size>-<key>.npy` holds a uint8 array (N, channels, size, size) and the
-`.json` beside it the CRC-32 of every block of images; both are written aside, synced and renamed, the `.json`
-last, so an array without it does not count. A `.lock` file, held while building, makes the processes of
-a node build an array once. A build that is killed leaves `.part` files that do not count and that the next
-builder of the same array overwrites.
+Under the cache folder, `decoded/<part>-<size>-<key>.npy` holds a uint8 array (N, channels, size, size) and the `.json`
+beside it the CRC-32 of every block of images; both are written to temporary files, synced and renamed, the `.json`
+last, so an array without it is ignored. A `.lock` file, held while building, makes the processes of a node
+build an array once. A build that is killed leaves `.part` files, which the next builder of the same array overwrites.
 
 An array is verified when it is opened: header, file size, and the CRC of every block, or of an evenly spread sample
-with the first and the last where there is more than `VERIFIED_BYTES`. A damaged one is reported to the log and
-built again. The key holds names, sizes and times of change of the image files, so changed files are
-decoded anew. Arrays can be deleted at any time; those in use stay mapped.
+with the first and the last if it is larger than `VERIFIED_BYTES`. A damaged one is logged and built again. The key
+holds names, sizes and times of change of the image files, so changed files are decoded anew. Arrays can be deleted at
+any time; those in use stay mapped.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 class _DamagedError(Exception):
-    """An array is there but cannot be trusted; the message says why."""
+    """An array that exists but is damaged; the message says how."""
 
 
 def cache_folder() -> Path:
@@ -123,7 +122,7 @@ def pixels_checksum(part: Part, size: int, *, cache_dir: Path | None = None) -> 
 
 @dataclass(frozen=True)
 class _Sidecar:
-    """What the `.json` beside an array says of it."""
+    """The content of the `.json` beside an array."""
 
     shape: tuple[int, ...]
     block_images: int
@@ -153,7 +152,7 @@ class _Array:
         return [range(start, min(start + self.block_images, n)) for start in range(0, n, self.block_images)]
 
     def open_or_report(self, quiet: bool = False) -> npt.NDArray[np.uint8] | None:
-        """The array if it is there and sound; None if not, after a word to the log if it is damaged."""
+        """The array if it exists and is sound, otherwise None; a damaged one is logged."""
         try:
             return self.open()
         except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""The bundled data sets: scikit-learn's handwritten digits, made long-tailed.
+"""Bundled data sets: scikit-learn's handwritten digits, made long-tailed.
 
 Training, validation and test images are drawn from disjoint pools of digits, so a digit seen in training is never
-scored. `split_seed` decides which digits are in which pool, and nothing else moves with it: counts, labels,
-positions and noise are fixed by `VERSION`. Images are 32 x 32 and grey.
+scored. `split_seed` decides which digits are in which pool, and nothing else: counts, labels, positions and
+noise are fixed by `VERSION`. Images are 32 x 32 and grey.
 
 - `digits-lt[:F]`, multi-class: one digit per image, `train_count` training images of each class, the rarest having
   1 / F of the most frequent (default F = 20). Every digit of a pool is used at most once.
@@ -135,10 +135,10 @@ def digits_lt(argument: str, split_seed: int) -> Dataset:
 
     Args:
         argument: the imbalance factor, at least 1 and at most the size of a training pool; empty for the default.
-        split_seed: moves digits between pools.
+        split_seed: seed of the pools.
 
     Raises:
-        UserError: the factor is no number or out of range.
+        UserError: the factor is not a number or out of range.
     """
     most = POOL_SIZES["train"]
     factor = _number(argument, float, DEFAULT_FACTOR, 1, most, "digits-lt", "an imbalance factor")
@@ -150,10 +150,10 @@ def digits_ml(argument: str, split_seed: int) -> Dataset:
 
     Args:
         argument: the number of training mosaics; empty for the default.
-        split_seed: moves digits between pools.
+        split_seed: seed of the pools.
 
     Raises:
-        UserError: the number is no integer or out of range.
+        UserError: the number is not an integer or out of range.
     """
     count = _number(argument, int, DEFAULT_MOSAICS, _MIN_MOSAICS, _MAX_MOSAICS, "digits-ml", "a number of mosaics")
     return _dataset("digits-ml", Task.MULTI_LABEL, "ml", count, split_seed)
@@ -260,7 +260,7 @@ def _long_tailed_labels(mosaics: int, generator: np.random.Generator) -> npt.NDA
     for rank in range(N_CLASSES, 1, -1):
         room = np.flatnonzero(labels.sum(axis=1) < _MOST_DIGITS)
         labels[generator.choice(room, train_label_count(rank, mosaics), replace=False), rank - 1] = 1
-    # The most frequent label also fills the mosaics that have got none; there are fewer of them than it needs.
+    # The most frequent label also fills the mosaics without any, which are fewer than it needs.
     empty = labels.sum(axis=1) == 0
     room = np.flatnonzero(~empty & (labels.sum(axis=1) < _MOST_DIGITS))
     others = train_label_count(1, mosaics) - int(empty.sum())

@@ -1,18 +1,18 @@
-"""Further training data: images of other data sets, with their labels in the columns of one's own classes.
+"""Extra training data: images of other data sets, with their labels in the columns of this data set's classes.
 
 As Hong et al. (arXiv 2308.08853) add ChestX-ray14 and CheXpert to CXR-LT. The rules:
 
-- Only what the further set calls its training part is added, and only to training: validation and test stay what they
-  are, and so do the counts by which classes are head, medium or tail.
-- Labels are found by name (`label_alignment`). A class that the further set does not have is unknown in its
-  images; a name of its own that is none of the classes is left out, and said. Where it has a word for an image with
-  none of its classes, such as "No Finding", and that is one of the classes, such images have it.
-- Nobody who is scored comes back in: images of a patient or group of the validation or test split, going by the name
-  and whatever the two tables call it, are left out. Two hospitals may both have a patient 17: to lose a few images is
-  the smaller harm. So are files that the data set has already, whatever their name.
-- Grey and RGB images are turned into what the data set's own are.
+- Only the training split of the other set is added, and only to training: validation and test stay unchanged, and so
+  do the counts by which classes are head, medium or tail.
+- Labels are matched by name (`label_alignment`). A class that the other set does not have is unknown in its images;
+  labels that match no class are dropped and reported. If it has a name for an image with none of its classes, such as
+  "No Finding", and that is one of the classes, such images have it.
+- No patient leaks from evaluation into training: images whose patient or group has the name of one in the validation
+  or test split are dropped, whether a table calls it patient or group. Two hospitals may both have a patient 17: losing
+  a few images is the smaller harm. Files that the data set already has are dropped as well, whatever their name.
+- Grey and RGB images are converted to the channels of the data set's own images.
 
-What was added and what was left out is said by `ExtraData.sentences`.
+`ExtraData.sentences` reports what was added and what was dropped.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from PIL import Image
 
 from lt_search.data.csv_cells import listing
 from lt_search.data.file_source import FileImages
+from lt_search.data.groups import people_of
 from lt_search.data.image_files import to_planes
 from lt_search.data.label_alignment import align_labels, plain
 from lt_search.data.registry import PUBLISHED, load_dataset, split_root
 from lt_search.data.table import Dataset, ExtraData, ImageHeader, ImageSource, Labels, Part, digest
-from lt_search.data.units import people_of
 from lt_search.errors import Problem, Problems, UserError
 from trainers.task import Task
 
 OPTION = "--extra-data"
 
 UNKNOWN = -1
-"""In the labels of further training images: nobody has looked for this class."""
+"""In the labels of extra training images: unknown whether the image has the class."""
 
 _RGB = 3
 
 
 def add_extra_data(dataset: Dataset, texts: Sequence[str], split_seed: int = 0) -> Dataset:
-    """The data set with further training data in `Dataset.extra`; all else is as it was.
+    """The data set with extra training data in `Dataset.extra`, otherwise unchanged.
 
     Args:
-        dataset: the one that is searched on.
-        texts: what names each further set, see `lt_search.data.registry.split_root`.
+        dataset: the data set that is searched on.
+        texts: name and root of each other set, see `lt_search.data.registry.split_root`.
         split_seed: as of `load_dataset`.
 
     Raises:
-        UserError: with everything that is wrong with any of them.
+        UserError: with every problem with any of them.
     """
     if texts and dataset.task is not Task.MULTI_LABEL:
-        what = f"{dataset.name} is {dataset.task}, and an image's one class cannot be unknown in part"
+        what = f"needs multi-label data: the class of an image of {dataset.name} cannot be partly unknown"
         raise UserError(Problem(OPTION, what, "leave the option out, or use multi-label data"))
     problems = Problems()
     found: list[ExtraData] = []
@@ -75,12 +75,12 @@ def add_extra_data(dataset: Dataset, texts: Sequence[str], split_seed: int = 0) 
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """Some images of a source, in grey or RGB as asked: the `ImageSource` of further training images."""
+    """Some images of a source, in grey or RGB as asked: the `ImageSource` of extra training images."""
 
     source: ImageSource
     chosen: tuple[int, ...]
     n_channels: int
-    """1 or 3, where the source's are 1 or 3; else as many as those."""
+    """1 or 3 if the source has 1 or 3, otherwise as many as the source."""
 
     def channels(self) -> int:
         """As asked."""
@@ -109,10 +109,10 @@ class ChosenImages:
 
 
 def _read(text: str, dataset: Dataset, earlier: Sequence[ExtraData], split_seed: int) -> ExtraData:
-    """One further set.
+    """One set of extra training data.
 
     Raises:
-        UserError: with everything that is wrong with it.
+        UserError: with every problem with it.
     """
     place = f"{OPTION} {text}"
     other = _load(text, split_seed)
@@ -129,15 +129,15 @@ def _read(text: str, dataset: Dataset, earlier: Sequence[ExtraData], split_seed:
         people = people_of(part)
         names = sorted(set().union(*(people[index] & held_out for index in scored)))
         dropped.append(
-            f"{len(scored)} of its images are left out: val or test of {dataset.name} has their patients or groups, "
-            f"going by the name ({listing(names)})"
+            f"{len(scored)} of its images are dropped: val or test of {dataset.name} has their patients or groups, "
+            f"by name ({listing(names)})"
         )
     if copies:
         named = listing([part.ids[index] for index in sorted(copies)])
-        dropped.append(f"{len(copies)} of its images are left out: they are there already ({named})")
+        dropped.append(f"{len(copies)} of its images are dropped: the data already has them ({named})")
     if not chosen:
-        fix = "leave the option out; where its patients are others, name them otherwise"
-        raise UserError(Problem(place, f"no image of it can be added: {'; '.join(dropped)}", fix))
+        fix = "leave the option out, or rename its patients if they are other people"
+        raise UserError(Problem(place, f"none of its images can be added: {'; '.join(dropped)}", fix))
     as_it_is = len(chosen) == len(part) and part.source.channels() == channels
     source = part.source if as_it_is else ChosenImages(part.source, chosen, channels)
     ids, groups = (tuple(column[index] for index in chosen) for column in (part.ids, part.groups))
@@ -155,7 +155,7 @@ def _read(text: str, dataset: Dataset, earlier: Sequence[ExtraData], split_seed:
 
 
 def _load(text: str, split_seed: int) -> Dataset:
-    """The further set as its reader gives it; mistakes are told of this option instead of those of the data set."""
+    """The other set as its reader gives it; problems name this option instead of those of the data set."""
     name, root = split_root(text)
     place = f"{OPTION} {text}"
     if root is None and name.partition(":")[0] in PUBLISHED:
@@ -176,7 +176,7 @@ def _load(text: str, split_seed: int) -> Dataset:
 
 
 def _channels(dataset: Dataset, other: Dataset, place: str) -> int:
-    """Channels of the data set's images, which those of the further one can be turned into."""
+    """Channels of the data set's images, which those of the other one can be converted to."""
     own, others = dataset.train.source.channels(), other.train.source.channels()
     if own != others and max(own, others) > _RGB:
         views = [f"{count // _RGB} views" if count > _RGB else "one view" for count in (own, others)]
@@ -188,12 +188,12 @@ def _channels(dataset: Dataset, other: Dataset, place: str) -> int:
 def _aligned(
     other: Dataset, classes: Sequence[str], place: str
 ) -> tuple[npt.NDArray[np.int8], tuple[str, ...], tuple[str, ...]]:
-    """Labels (N, C) of its training images, the classes it says nothing of, and its names that are no class.
+    """Labels (N, C) of its training images, classes that it does not label, and its labels that match no class.
 
     Raises:
         UserError: none of its names is one of the classes, or two are the same one.
     """
-    labels, names = _membership(other.train.labels, len(other.classes)), list(other.classes)
+    labels, names = _multi_hot(other.train.labels, len(other.classes)), list(other.classes)
     if other.nothing is not None and plain(other.nothing) in map(plain, classes):
         labels = np.column_stack([labels, labels.max(axis=1) == 0])
         names.append(other.nothing)
@@ -206,13 +206,13 @@ def _aligned(
     return aligned, found.unknown, found.unmapped
 
 
-def _membership(labels: Labels, n_classes: int) -> npt.NDArray[np.int8]:
-    """(N, K) 0 / 1, also of data with one label an image."""
+def _multi_hot(labels: Labels, n_classes: int) -> npt.NDArray[np.int8]:
+    """(N, K) 0 / 1, also from one label per image."""
     return labels.astype(np.int8) if labels.ndim == 2 else np.eye(n_classes, dtype=np.int8)[labels]
 
 
 def _copies(part: Part, others: Sequence[Part]) -> Iterator[int]:
-    """The images of a part that others have, too: a file of the same size and content."""
+    """The images of a split that others have as well: files of the same size and content."""
     if not isinstance(part.source, FileImages):
         return
     sizes = set(part.source.sizes)
@@ -222,7 +222,7 @@ def _copies(part: Part, others: Sequence[Part]) -> Iterator[int]:
         for size, path in source.files() if isinstance(source, FileImages) else ():
             if size in sizes:
                 files[size].append(path)
-    start_of = cache(_start)  # of most files of one size it differs, so that few are read whole
+    start_of = cache(_start)  # differs for most files of one size, so that few are read in full
 
     def is_there(size: int, path: Path) -> bool:
         return any(

@@ -1,4 +1,4 @@
-"""The images of a part as files on disk, and what is known of files before they are decoded."""
+"""Image files as the source of a split's images, and their inspection without decoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class FileState:
-    """What is known of an image file without decoding it."""
+    """Size, time of change and colour of an image file, known without decoding it."""
 
     size: int
     """In bytes."""
@@ -31,7 +31,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files: the `ImageSource` of a part read from a table. Image i may be several views, a file each."""
+    """Images in files: the `ImageSource` of a split read from a table. Image i may be several views, a file each."""
 
     folder: Path
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class FileImages:
     def of(
         cls, folder: Path, names: tuple[str, ...], states: Sequence[FileState], grey: bool, n_views: int = 1
     ) -> FileImages:
-        """The files of one part; `grey` says whether every file of the whole data set is."""
+        """The files of one split; `grey` is whether every file of the data set is grey."""
         sizes = tuple(state.size for state in states)
         changes = (state.changed_ns for state in states)
         n_channels = 1 if grey else 3
@@ -55,7 +55,7 @@ class FileImages:
         return cls(folder, names, n_channels, key, n_views, sizes)
 
     def channels(self) -> int:
-        """1 if every file of the data set is grey, else 3; those of all views together where there are several."""
+        """1 if every file of the data set is grey, otherwise 3; times the number of views."""
         return self.n_channels * self.n_views
 
     def header(self, index: int) -> ImageHeader:
@@ -112,9 +112,9 @@ def inspect_files(folder: Path, names: Sequence[str], grey: bool | None = None) 
     """Looks at the size, the time of change and, where that is needed, the header of every file.
 
     Args:
-        folder: where the names start from.
+        folder: what the names are relative to.
         names: (N,) paths from `folder`.
-        grey: whether all files are grey, where that is known: no file is opened then, which is many times faster.
+        grey: whether all files are grey, if known: no file is opened then, which is many times faster.
     """
 
     def is_grey(path: Path) -> bool:
@@ -149,28 +149,31 @@ def inspect_images(
     *,
     all_missing: str,
     grey: bool | None = None,
+    searched: Sequence[Path] = (),
 ) -> tuple[FileState, ...]:
-    """The state of every file, in order, unless something is missing or no image, which adds to `problems`.
+    """The state of every file, in order, unless a file is missing or not an image, which is added to `problems`.
 
     Args:
-        folder: where the names start from.
+        folder: what the names are relative to.
         names: (N,) paths from `folder`.
         place: the table that names them.
-        problems: takes what is wrong.
-        all_missing: what to do where not a single file is there.
+        problems: collects the problems.
+        all_missing: what to do if not a single file exists.
         grey: see `inspect_files`.
+        searched: the folders that the files may be in, where those are not just `folder`.
     """
     found = inspect_files(folder, names, grey)
     if found.missing:
         problems.add(
             place,
-            f"{len(found.missing)} of {len(names)} images are missing from {folder}: {listing(found.missing)}",
+            f"{len(found.missing)} of {len(names)} images are missing from {listing(searched or [folder])}: "
+            f"{listing(found.missing)}",
             all_missing if len(found.missing) == len(names) else "add the files, or remove their rows",
         )
     if found.unreadable:
         problems.add(
             place,
-            f"{len(found.unreadable)} of {len(names)} files are no image: {listing(found.unreadable)}",
+            f"{len(found.unreadable)} of {len(names)} files are not images: {listing(found.unreadable)}",
             "replace the files, or remove their rows",
         )
     return found.states

@@ -1,4 +1,4 @@
-"""Any grey, RGB, RGBA or palette file that Pillow reads, as 8-bit pixels.
+"""Decoding of image files to 8-bit grey or RGB pixels: any grey, RGB, RGBA or palette file that Pillow reads.
 
 The rules, the same for every file:
 
@@ -51,7 +51,7 @@ def read_header(path: Path) -> ImageHeader:
     """Mode and size of an image file, without decoding it.
 
     Raises:
-        UnreadableImageError: the file is missing, no image, or of a pixel format that is not supported.
+        UnreadableImageError: the file is missing, not an image, or of an unsupported pixel format.
     """
     with _open(path) as image:
         return ImageHeader(image.mode, image.width, image.height)
@@ -69,7 +69,7 @@ def read_image(path: Path, channels: int, size: int | None = None) -> npt.NDArra
         (channels, height, width) uint8.
 
     Raises:
-        UnreadableImageError: the file is missing, no image, truncated, or of an unsupported pixel format.
+        UnreadableImageError: the file is missing, not an image, truncated, or of an unsupported pixel format.
     """
     with _open(path) as opened:
         try:

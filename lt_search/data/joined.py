@@ -1,4 +1,4 @@
-"""Images of several decoded arrays as one, so that data sets that are trained on together are kept only once."""
+"""Concatenation of decoded image arrays without a copy, so that data sets trained on together are stored once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 class JoinedImages:
     """Arrays (N_i, channels, S, S) uint8 as one of (sum of N_i, channels, S, S), without copying them.
 
-    Has what trainers do with images: `len`, `shape`, `dtype`, `ndim`, and indexing by a whole number, a slice or an
+    Supports what trainers need: `len`, `shape`, `dtype`, `ndim`, and indexing by an integer, a slice or an
     array of indices, which gives a plain array. `numpy.asarray` copies all of it into memory.
     """
 

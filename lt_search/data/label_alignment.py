@@ -1,7 +1,7 @@
-"""Labels of a further data set in the columns of one's own; what it does not say is unknown, not absent.
+"""Alignment of another data set's labels with this one's classes; classes without labels are unknown, not absent.
 
-Hong et al. (arXiv 2308.08853) add ChestX-ray14 and CheXpert, whose labels are some of theirs, and take the missing
-ones for absent; a trainer may also leave them out of its loss.
+Hong et al. (arXiv 2308.08853) add ChestX-ray14 and CheXpert, whose labels are some of theirs, and treat missing
+ones as absent; a trainer may also mask them in its loss.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ALIASES = {"effusion": "pleural effusion"}
 
 
 def plain(name: str) -> str:
-    """A name without what spelling differs by: case, underscores and repeated spaces."""
+    """A name without differences of spelling: case, underscores and repeated spaces."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
@@ -30,9 +30,9 @@ class AlignedLabels:
     labels: Tensor
     """(N, C) float32: 1 present, 0 absent, NaN unknown."""
     unmapped: tuple[str, ...]
-    """Names of the further data set that are none of the classes; their columns are left out."""
+    """Labels of the other data set that match no class; their columns are dropped."""
     unknown: tuple[str, ...]
-    """Classes that the further data set says nothing of."""
+    """Classes that the other data set has no labels of."""
 
 
 def align_labels(
@@ -40,12 +40,11 @@ def align_labels(
 ) -> AlignedLabels:
     """Puts labels (N, K) of the columns `names` into those of `classes` (C).
 
-    A name and a class belong together where they are spelt the same, see `plain`, or where `aliases` says so, in
-    either direction. Values below 0 (CheXpert's uncertain ones) and NaN (its blanks, where the reader leaves them) are
-    unknown.
+    A label matches a class of the same spelling, see `plain`, or by `aliases`, in either direction. Values below 0
+    (CheXpert's uncertain ones) and NaN (its blanks, where the reader leaves them) are unknown.
 
     Raises:
-        ValueError: if no name is one of the classes, or two are the same one; the message lists them.
+        ValueError: if no label matches a class, or two match the same one; the message lists them.
     """
     renamed = {plain(name): plain(other) for name, other in aliases.items()}
     exact = {plain(name): column for column, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""The rows of a label table, and every mistake that can be seen in the table alone."""
+"""Rows of a label table, and the checks that need the table alone."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _SPELLINGS: dict[str, PartName] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One image as the table has it; a cell that is blank or whose column is missing is an empty string."""
+    """A row of the table; a cell that is blank or whose column is missing is an empty string."""
 
     line: int
-    """Where the row ends in the file, counted from 1."""
+    """The line on which the row ends, counted from 1."""
     image: str
-    """Normalised path, so that two spellings of one file are seen to be the same."""
+    """Normalised path, so that two spellings of one file are equal."""
     labels: tuple[str, ...]
     """Sorted, each once."""
     patient: str
@@ -91,7 +91,7 @@ def check_rows(rows: Sequence[Row], table: Path, problems: Problems, *, least_cl
 
 
 def given_split(rows: Sequence[Row], table: Path, problems: Problems) -> list[PartName] | None:
-    """The part of each row, or None where the table gives no split; adds to `problems` where it is unusable."""
+    """The split of each row, or None if the table gives none or it is unusable, which is added to `problems`."""
     if not any(row.split for row in rows):
         return None
     blank = [str(row.line) for row in rows if not row.split]
@@ -105,23 +105,23 @@ def given_split(rows: Sequence[Row], table: Path, problems: Problems) -> list[Pa
     if unknown:
         named = [f"{name!r} ({count} rows)" for name, count in unknown.items()]
         problems.add(str(table), f"unknown splits: {listing(named)}", f"use {', '.join(PART_NAMES)}")
-    torn = _in_several_splits(rows, lambda row: row.patient)
-    if torn:
+    divided = _in_several_splits(rows, lambda row: row.patient)
+    if divided:
         problems.add(
             str(table),
-            f"{len(torn)} patients are in more than one split: {listing(torn)}",
+            f"{len(divided)} patients are in more than one split: {listing(divided)}",
             "move all images of each to one split, or remove the split column to have them divided",
         )
     return None if blank or unknown else [_SPELLINGS[row.split] for row in rows]
 
 
 def split_warnings(rows: Sequence[Row]) -> tuple[str, ...]:
-    """A sentence on groups that a given split divides.
+    """A warning on groups that a given split divides.
 
-    Unlike a divided patient this is no mistake: published splits divide near-identical images, and they win.
+    Unlike a divided patient this is not an error: published splits divide near-identical images, and are kept.
     """
-    torn = _in_several_splits(rows, lambda row: row.group)
-    return (f"{len(torn)} groups are in more than one given split: {listing(torn)}",) if torn else ()
+    divided = _in_several_splits(rows, lambda row: row.group)
+    return (f"{len(divided)} groups are in more than one given split: {listing(divided)}",) if divided else ()
 
 
 def _row(line: int, image: str, label: str, patient: str, group: str, split: str) -> Row:
@@ -135,13 +135,13 @@ def _row(line: int, image: str, label: str, patient: str, group: str, split: str
     )
 
 
-def _in_several_splits(rows: Iterable[Row], key: Callable[[Row], str]) -> list[str]:
+def _in_several_splits(rows: Iterable[Row], key_of: Callable[[Row], str]) -> list[str]:
     splits: defaultdict[str, set[PartName]] = defaultdict(set)
     for row in rows:
-        if key(row) and row.split in _SPELLINGS:
-            splits[key(row)].add(_SPELLINGS[row.split])
+        if key_of(row) and row.split in _SPELLINGS:
+            splits[key_of(row)].add(_SPELLINGS[row.split])
     return [
-        f"{unit} ({', '.join(name for name in PART_NAMES if name in found)})"
-        for unit, found in splits.items()
+        f"{key} ({', '.join(name for name in PART_NAMES if name in found)})"
+        for key, found in splits.items()
         if len(found) > 1
     ]

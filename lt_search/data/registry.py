@@ -1,16 +1,22 @@
-"""Data sets by name or file."""
+"""Registry of data sets, by name or file."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from lt_search.data.csv_reader import read_csv_dataset
 from lt_search.data.digits import digits_lt, digits_ml
-from lt_search.data.readers import cxr_lt_2023, hyper_kvasir, isic2019, isic_archive_lt, nih_cxr14, odir5k, skin7
+from lt_search.data.readers.cxr_lt_2023 import CXR_LT_2023
+from lt_search.data.readers.hyper_kvasir import HYPER_KVASIR
+from lt_search.data.readers.isic2019 import ISIC2019
+from lt_search.data.readers.isic_archive_lt import ISIC_ARCHIVE_LT
+from lt_search.data.readers.nih_cxr14 import NIH_CXR14
+from lt_search.data.readers.odir5k import ODIR5K
+from lt_search.data.readers.published import Published
+from lt_search.data.readers.skin7 import SKIN7
 from lt_search.data.table import Dataset
 from lt_search.errors import Problem, Problems, UserError
 from trainers.task import Task
@@ -21,27 +27,11 @@ _WITH_ROOT = re.compile(r"(?P<data>.*?\.csv|[^=]+)(=(?P<root>.+))?", re.IGNORECA
 """A folder of the path of a CSV file may have an `=` in its name."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """A data set that users download themselves."""
-
-    read: Callable[[str, Path, int], Dataset]
-    """Takes what follows the colon (empty if nothing does), the folder and the split seed."""
-    variants: tuple[str, ...]
-    """Its addresses; numbers in them stand for any number."""
-
-
 BUNDLED: dict[str, Callable[[str, int], Dataset]] = {"digits-lt": digits_lt, "digits-ml": digits_ml}
-"""Bundled data sets by name: a function of what follows the colon (empty if nothing does) and the split seed."""
+"""Bundled data sets by name: a function of the argument behind the colon (empty if none) and the split seed."""
 
 PUBLISHED: dict[str, Published] = {
-    "cxr-lt-2023": Published(cxr_lt_2023.read_cxr_lt_2023, cxr_lt_2023.VARIANTS),
-    "hyper-kvasir": Published(hyper_kvasir.read_hyper_kvasir, hyper_kvasir.VARIANTS),
-    "isic2019": Published(isic2019.read_isic2019, isic2019.VARIANTS),
-    "isic-archive-lt": Published(isic_archive_lt.read_isic_archive_lt, isic_archive_lt.VARIANTS),
-    "nih-cxr14": Published(nih_cxr14.read_nih_cxr14, nih_cxr14.VARIANTS),
-    "odir5k": Published(odir5k.read_odir5k, odir5k.VARIANTS),
-    "skin7": Published(skin7.read_skin7, skin7.VARIANTS),
+    data.name: data for data in (CXR_LT_2023, HYPER_KVASIR, ISIC2019, ISIC_ARCHIVE_LT, NIH_CXR14, ODIR5K, SKIN7)
 }
 """Data sets that users download, by name."""
 
@@ -62,15 +52,15 @@ def load_dataset(
 
             - bundled: `digits-lt`, `digits-lt:50` (imbalance factor), `digits-ml`, `digits-ml:20000` (training images);
             - downloaded by the user to `data_root`: a name in `PUBLISHED`, alone or with a variant behind a colon, as
-              in `isic2019:lt-100`; the module of its reader says which there are, here `readers.isic2019`;
+              in `isic2019:lt-100`; the module of its reader documents them, here `readers.isic2019`;
             - the path of a CSV file, see `lt_search.data.csv_reader`.
         data_root: the folder of a downloaded data set; or where the image paths of a CSV file start from, None for
             the file's own folder.
-        split_seed: moves images, or patients, between training, validation and test, where no split is given.
-        training_only: only the training part is asked for, so a CSV file need mark no row for another.
+        split_seed: seed of the split where the data gives none.
+        training_only: only the training split is needed, so that a CSV file may leave the others empty.
 
     Raises:
-        UserError: with everything that is wrong.
+        UserError: with every problem with it.
     """
     name, colon, argument = name_or_csv.partition(":")
     if name in PUBLISHED:

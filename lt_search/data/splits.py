@@ -1,4 +1,4 @@
-"""Divides images into training, validation and test images, whole groups at a time; 7:1:2 unless said otherwise."""
+"""Stratified group splits into training, validation and test images, 7:1:2 by default."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy.typing as npt
 from lt_search.data.table import PART_NAMES
 
 SHARES = (7, 1, 2)
-"""Parts of ten that training, validation and test images get."""
+"""Shares of training, validation and test images."""
 
 TRAIN, VAL, TEST = range(len(PART_NAMES))
 
 _UNASSIGNED = -1
 _SMALLEST_GAIN = 1e-9
 _WORK = 200_000_000
-"""Bounds the time spent on improving the split of a large data set, where the first one is good already."""
+"""Bounds the time spent on improving the split of a large data set, where the initial one is already good."""
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 def split_groups(
-    membership: npt.NDArray[np.uint8], groups: Sequence[str], seed: int, shares: Sequence[int] = SHARES
+    labels: npt.NDArray[np.uint8], groups: Sequence[str], seed: int, shares: Sequence[int] = SHARES
 ) -> Counts:
-    """Assigns every image to a part, stratified by label, with no group on two sides.
+    """Assigns every image to a split, stratified by label, without dividing groups.
 
     Groups are dealt in random order by iterative stratification (Sechidis et al. 2011), the class with the fewest
     images left first. Then single groups are moved, the best move first, as long as that lets more classes
@@ -34,30 +34,30 @@ def split_groups(
     classes of (number - wanted)^2 / wanted. Images without a label count as one more class, and so do all images
     together.
 
-    Promised: no group is divided; every class has a training image; a class that has at least three groups to
-    itself reaches every part. Where groups hold several classes, classes reach validation and test if no single
-    move of a group stands against it. The result depends on the images, their labels and groups and the seed, not
+    Guarantees: no group is divided; every class has a training image; a class that has at least three groups to
+    itself reaches every split. Where groups hold several classes, classes reach validation and test unless every
+    single move of a group prevents it. The result depends on the images, their labels and groups and the seed, not
     on the order of the rows.
 
     Args:
-        membership: (N, C) 0 / 1, which image has which class.
-        groups: (N,) group key of each image.
-        seed: moves groups between parts.
-        shares: what each part gets, the training part first; 7 and 1 divide into training and validation only.
+        labels: (N, C) multi-hot.
+        groups: (N,) group ids.
+        seed: of the order in which groups are assigned.
+        shares: of each split, training first; 7 and 1 divide into training and validation only.
 
     Returns:
         (N,) index into `shares`, and so into `PART_NAMES`. Validation or test may be empty where there are too few
         groups.
     """
     names, group_of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
-    unlabelled = membership.sum(axis=1) == 0
-    columns = np.column_stack([membership, unlabelled, np.ones(len(membership))]).astype(np.int64)
+    unlabelled = labels.sum(axis=1) == 0
+    columns = np.column_stack([labels, unlabelled, np.ones(len(labels))]).astype(np.int64)
     counts = np.zeros((len(names), columns.shape[1]), np.int64)
     np.add.at(counts, group_of, columns)
 
     order = np.random.default_rng(seed).permutation(len(names))
     part = np.empty(len(names), np.int64)
-    part[order] = _improve(_deal(counts[order], shares), counts[order], membership.shape[1], shares)
+    part[order] = _improve(_deal(counts[order], shares), counts[order], labels.shape[1], shares)
     return part[group_of]
 
 

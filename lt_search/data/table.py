@@ -1,4 +1,4 @@
-"""What a data set is: three separate parts, each with its labels, its groups and a way to its images."""
+"""Types of a data set: three separate splits, each with labels, group ids and access to its images."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PART_NAMES: tuple[PartName, ...] = ("train", "val", "test")
 Labels = npt.NDArray[np.uint8] | npt.NDArray[np.int64] | npt.NDArray[np.int8]
 """(N, C) uint8 of 0 / 1 for multi-label, (N,) int64 class indices for multi-class.
 
-Of further training images (`ExtraData`) only: (N, C) int8 of 0 / 1, or -1 for a class that nobody has looked for."""
+For extra training images (`ExtraData`) only: (N, C) int8 of 0 / 1, or -1 for unknown."""
 
 FEW_IMAGES = 5
-"""A class with fewer images than this in a part gets a warning: its scores there mean little."""
+"""A class with fewer images than this in a split gets a warning: its scores there mean little."""
 
 _SAMPLED_SIDES = 200
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says about its image before it is decoded."""
+    """Pixel format and size of an image, read without decoding it."""
 
     mode: str
     """Pillow's name of the pixel format, such as `L` or `RGB`."""
@@ -42,10 +42,10 @@ class UnreadableImageError(ValueError):
 
 
 class ImageSource(Protocol):
-    """The images of one part, by index. Small and picklable; holds nothing of other parts."""
+    """The images of one split, by index. Small and picklable; holds nothing of other splits."""
 
     def channels(self) -> int:
-        """1 if all images of the *data set* are grey, else 3 for each view of an image; the same for all its parts."""
+        """1 if all images of the *data set* are grey, otherwise 3 per view of an image; the same for all its splits."""
 
     def header(self, index: int) -> ImageHeader:
         """Mode and size of image `index`, without decoding it. Raises `UnreadableImageError`."""
@@ -54,15 +54,15 @@ class ImageSource(Protocol):
         """Image `index` as (channels, size, size) uint8. Raises `UnreadableImageError`."""
 
     def check(self, index: int) -> str | None:
-        """Decodes image `index` in full; returns what is wrong with it, or None."""
+        """Decodes image `index` in full; returns why it cannot be decoded, or None."""
 
     def pixels_key(self) -> str:
-        """A key that differs whenever the decoded pixels may differ; labels and groups do not move it."""
+        """A key that differs whenever the decoded pixels may differ; it does not depend on labels and groups."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One side of the split. It holds nothing of the other sides, so a trial given a part cannot leak."""
+    """One split: training, validation or test. It holds nothing of the others, so that nothing leaks into a trial."""
 
     name: PartName
     ids: tuple[str, ...]
@@ -70,13 +70,13 @@ class Part:
     labels: Labels
     """(N, C) or (N,), see `Labels`."""
     groups: tuple[str, ...]
-    """(N,) what must stay together, such as the patient; unique per image where nothing is known."""
+    """(N,) group ids, such as the patient: no split divides a group. Unique per image where nothing is known."""
     source: ImageSource
     """The images, by the same index as `ids`."""
     fingerprint: str
-    """Hash of names, labels, groups and file sizes of this part."""
+    """Hash of names, labels, groups and file sizes of this split."""
     ties: tuple[tuple[str, ...], ...] = ()
-    """(N,) all patients and groups that tie an image to others, where `groups` may name one of several; else empty."""
+    """(N,) all keys that tie an image to others, where `groups` may name one of several; otherwise empty."""
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.labels) == len(self.groups):
@@ -97,35 +97,35 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class ExtraData:
-    """Images of another data set that join training, see `lt_search.data.extra`."""
+    """Images of another data set that are added to training, see `lt_search.data.extra`."""
 
     name: str
     train: Part
-    """Its training images, but for those left out; labels (N, C) int8 in the order of one's own classes."""
+    """Its training images without those dropped; labels (N, C) int8 in the order of the classes of the data set."""
     of_images: int
-    """Images of the other data set in all its parts."""
+    """Images in all splits of the other data set."""
     unknown: tuple[str, ...]
-    """Classes that it says nothing of."""
+    """Classes that it has no labels of."""
     left_out: tuple[str, ...]
-    """Its own names that are none of the classes."""
+    """Its labels that match no class."""
     dropped: tuple[str, ...]
-    """Sentences on training images of its own that are left out."""
+    """Sentences on those of its training images that are dropped."""
 
     def sentences(self) -> tuple[str, ...]:
-        """What was added, what is unknown and what was left out, in words."""
+        """What was added, what is unknown and what was dropped, in words."""
         facts = [
-            f"{len(self.train):,} images of its training part join training, of {self.of_images:,} in all",
+            f"{len(self.train):,} images of its training split are added to training, of {self.of_images:,} in all",
             *self.dropped,
             f"unknown there: {', '.join(self.unknown)}" if self.unknown else "it has every class",
         ]
         if self.left_out:
-            facts.append(f"its labels that are no class are left out: {', '.join(self.left_out)}")
+            facts.append(f"labels that match no class are dropped: {', '.join(self.left_out)}")
         return tuple(f"extra data {self.name}: {fact}" for fact in facts)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled, split data set. The driver's: trials are handed its `train` and `val` parts only."""
+    """A labelled, split data set. Only the driver has it: trials are given `train` and `val` alone."""
 
     name: str
     task: Task
@@ -137,17 +137,17 @@ class Dataset:
     fingerprint: str
     """Hash of the task, the classes and of every image's name, labels, group and file size; not of the split."""
     split_hash: str
-    """Hash of which image is in which part."""
+    """Hash of which image is in which split."""
     split_origin: str
-    """How the split came about, in words for a person."""
+    """How the split was made, in words."""
     warnings: tuple[str, ...] = ()
-    """What a person should know before trusting results on this data."""
+    """For people, about what limits results on this data."""
     objective: str | None = None
-    """The metric that the data set is published with, where it is not its task's main one; it goes before a space's."""
+    """The metric of the data set's publication, where it is not the task's main metric; it overrides a space's."""
     nothing: str | None = None
-    """What the data set calls an image with none of its classes, such as "No Finding", where that is none of them."""
+    """The data set's name for an image with none of its classes, such as "No Finding", where that is not a class."""
     extra: tuple[ExtraData, ...] = ()
-    """Further training data, which no count, split or fingerprint of the data set itself knows of."""
+    """Extra training data; no count, split or fingerprint of the data set includes it."""
 
     def parts(self) -> Iterator[Part]:
         """Train, val and test, in this order."""
@@ -185,19 +185,19 @@ def digest_rows(ids: Sequence[str], labels: Labels, groups: Sequence[str], conte
         ids: (N,) names.
         labels: (N, C) or (N,).
         groups: (N,) group keys.
-        contents: (N,) something that changes with an image's content, such as its file's size.
+        contents: (N,) values that change with an image's content, such as the size of its file.
     """
     columns = (*ids, *groups, *contents, *labels.shape)
     return digest((*columns, np.ascontiguousarray(labels).astype("<i8").tobytes()))
 
 
 def digest_split(members: Mapping[PartName, Iterable[str]]) -> str:
-    """Hash of which image is in which part; the order of images within a part does not matter."""
+    """Hash of which image is in which split; the order of images within a split does not matter."""
     return digest(item for name in PART_NAMES for item in (name, *sorted(members[name])))
 
 
 def scarcity_warnings(classes: Sequence[str], parts: Iterable[Part]) -> tuple[str, ...]:
-    """A sentence for each part that has fewer than `FEW_IMAGES` images of some class."""
+    """A warning for each split that has fewer than `FEW_IMAGES` images of some class."""
     found = []
     for part in parts:
         counts = part.counts(len(classes))

@@ -1,4 +1,4 @@
-"""How many threads decode images, and how their progress is shown."""
+"""Number of decoding threads, and a progress bar."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use, where the system tells; else all."""
+    """The cores that this process may use, if the system reports them; otherwise all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def progress_bar(shown: bool) -> Progress:
-    """A progress bar on standard error; one that shows nothing where not asked for or not on a terminal."""
+    """A progress bar on standard error; hidden if not `shown` or not on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

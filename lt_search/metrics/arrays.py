@@ -1,4 +1,4 @@
-"""What all metrics are made of: arrays, decisions, and quotients that may be undefined."""
+"""Array types and helpers shared by all metrics."""
 
 from __future__ import annotations
 

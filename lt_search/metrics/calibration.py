@@ -1,4 +1,4 @@
-"""Expected calibration error: by how much predicted probabilities differ from how often they are right.
+"""Expected calibration error.
 
 Probabilities fall into 15 bins of equal width, closed above, as in Guo et al. (ICML 2017). The error is the sum over
 bins of the bin's share of the weight times |mean outcome - mean probability|. It is better when smaller.
@@ -29,7 +29,7 @@ def prepare_ece(truth: BoolArray, logits: FloatArray, task: Task) -> WeightedMet
 def prepare_macro_ece(truth: BoolArray, logits: FloatArray, task: Task) -> WeightedMetric:
     """Multi-label, per class: of the sigmoid probability that the class is present, which is right if it is.
 
-    Per class, since over all classes together one that is too likely would make up for one that is not likely enough.
+    Per class, since pooled over classes an overestimated class would cancel an underestimated one.
     """
     probabilities = np.exp(-np.logaddexp(0, -logits))
     bins = _bins(probabilities)

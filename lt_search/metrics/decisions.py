@@ -1,4 +1,4 @@
-"""Metrics of decisions, right or wrong: accuracy, F1, recall, Cohen's kappa, Matthews' correlation."""
+"""Metrics of class decisions: accuracy, F1, recall, Cohen's kappa, Matthews' correlation."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class _Margins:
 
 
 def _agreement(truth: BoolArray, predicted: BoolArray, value: Callable[[_Margins], FloatArray]) -> WeightedMetric:
-    """A pooled metric of how well two divisions into classes agree, NaN where there is only one true class.
+    """A pooled metric of the agreement of predicted and true classes, NaN where there is only one true class.
 
     Args:
         truth: (N, C), one class an image.

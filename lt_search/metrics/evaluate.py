@@ -1,11 +1,11 @@
-"""The metrics of long-tailed classification by name, exact with ties and vectorised over sets of sample weights.
+"""Registry and evaluation of metrics, exact with ties and vectorised over sets of sample weights.
 
 Every metric is a function of sample weights: the plain metric is the one with all weights 1, and a bootstrap
 replicate is the one whose weights count how often each image was drawn (see `lt_search.metrics.bootstrap`). NumPy only.
 
-A macro metric averages over the classes that have what the metric needs in the split, `counted_classes`. That
-is a fact of the split and never of the model. Beyond it nothing is skipped: a NaN or infinite logit makes
-every value NaN, since a number computed from the rest would hide a model that has diverged.
+A macro metric averages over the classes that have what the metric needs in the split, `counted_classes`, which depends
+on the split and never on the model. Nothing else is skipped: a NaN or infinite logit makes every value NaN, since a
+number computed from the others would hide a diverged model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Needs(Enum):
     """What a class must have in a split to be counted in a macro metric."""
 
     IMAGES = "images"
-    """Nothing of its own: any image, positive or negative, says something."""
+    """Any image, positive or negative."""
     POSITIVES = "positives"
     """At least one image of the class."""
     BOTH = "positives and negatives"
@@ -73,7 +73,7 @@ class Metric:
     ranking: bool = False
     """True where only the order of the images within each class counts, so that no threshold changes it."""
     direction: Literal["maximize", "minimize"] = "maximize"
-    """In Optuna's words. A search maximises: what is better when smaller is logged, but cannot be searched for."""
+    """As in Optuna. A search maximises: a metric to minimise is logged, but cannot be its objective."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def check_metric(name: str, task: Task, place: str = "--metric") -> Metric:
         place: where the user typed it.
 
     Raises:
-        UserError: there is no such metric, it does not apply to `task`, or it is better when smaller.
+        UserError: the metric does not exist, does not apply to `task`, or it is better when smaller.
     """
     valid = [metric.name for metric in metrics_for(task) if metric.direction == "maximize"]
     if name in valid:
@@ -124,7 +124,7 @@ def check_metric(name: str, task: Task, place: str = "--metric") -> Metric:
     by_lower_case = {known.lower(): known for known in valid}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     if name not in METRICS:
-        what = f"there is no metric {name!r}"
+        what = f"unknown metric {name!r}"
     elif task not in METRICS[name].tasks:
         what = f"{name!r} does not apply to {task} data"
     else:
@@ -197,7 +197,7 @@ def evaluate(task: Task, labels: npt.ArrayLike, logits: npt.ArrayLike, groups: C
 
 
 def score(metric: str, task: Task, labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
-    """One metric alone, as `evaluate` has it; arguments as there. NaN where a logit is not finite."""
+    """One metric alone, with the value and the arguments of `evaluate`. NaN where a logit is not finite."""
     truth, scores = checked_arrays(labels, logits)
     if not np.isfinite(scores).all():
         return math.nan

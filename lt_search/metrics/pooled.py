@@ -1,4 +1,4 @@
-"""Multi-label metrics pooled over labels, all yes / no decisions being one long list: how the ODIR-5K challenge scores.
+"""Multi-label metrics pooled over labels, as in the ODIR-5K challenge.
 
 Its script flattens truth and probabilities of all patients and the 8 labels, decides at probability 0.5, and gives
 Cohen's kappa, micro F1, AUC and, as the final score, their mean (LDRNet specification, section 6). Micro F1 of two

@@ -1,4 +1,4 @@
-"""Metrics of how a class's scores rank the images, exact with ties: average precision and AUC."""
+"""Metrics of the ranking of images within a class, exact with ties: average precision and AUC."""
 
 from __future__ import annotations
 

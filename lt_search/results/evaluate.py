@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lt_search.data.registry import load_dataset
 from lt_search.errors import ExitCode, Problem, UserError
-from lt_search.metrics.bootstrap import interval
+from lt_search.metrics.bootstrap import Bootstrap
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import Evaluation, evaluate
 from lt_search.results.export import Export, read_export
@@ -62,7 +62,7 @@ def evaluate_export(
     logits = predict(export, data, part) if package is None else package.predict(data, part)
     evaluation = evaluate(data.task, part.labels, logits.numpy(), class_groups(export.spec.data.train_counts))
     metric = export.spec.metric
-    ends = interval(metric, data.task, part.labels, logits.numpy(), part.groups)
+    ends = Bootstrap(metric, data.task, part.labels, part.groups).interval(logits.numpy())
     if split == "test":
         say(_record_look(export, model, evaluation, (ends.low, ends.high)))  # before anything is shown
     console.print(_table(model, evaluation, split))

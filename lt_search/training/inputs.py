@@ -13,9 +13,9 @@ import torch
 
 from lt_search.config.spec import parse_config, trainer_type
 from lt_search.data.decoded import open_images
+from lt_search.data.groups import joined_groups
 from lt_search.data.joined import JoinedImages
-from lt_search.data.units import joined_groups
-from lt_search.metrics.bootstrap import ScoreErrors, score_errors
+from lt_search.metrics.bootstrap import Bootstrap, ScoreErrors
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import Evaluation, evaluate
 from lt_search.pruning.rungs import Rung
@@ -179,5 +179,5 @@ class LoadedInputs:
     def score_errors(self, logits: torch.Tensor) -> ScoreErrors:
         """Bootstrap standard errors of the objective over the patients or groups of the validation split."""
         inputs, val = self.inputs, self.inputs.val
-        groups = class_groups(inputs.train_counts)
-        return score_errors(inputs.metric, inputs.task, val.labels, logits.numpy(), val.groups, groups=groups)
+        bootstrap = Bootstrap(inputs.metric, inputs.task, val.labels, val.groups)
+        return bootstrap.score_errors(logits.numpy(), class_groups(inputs.train_counts))

@@ -26,7 +26,7 @@ from lt_search.config.space import load_space
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
 from lt_search.errors import ExitCode, Problem, Problems, UserError
-from lt_search.metrics.bootstrap import paired_difference
+from lt_search.metrics.bootstrap import Bootstrap
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import evaluate
 from lt_search.results.export import FOLDER, read_export
@@ -188,11 +188,10 @@ def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None)
     metric, groups = _metric(folder, rows), class_groups(data.train_counts().tolist())
     scores = {name: evaluate(data.task, data.val.labels, found, groups).scalars for name, found in logits.items()}
     order = sorted(logits, key=lambda name: -scores[name][metric])
+    bootstrap = Bootstrap(metric, data.task, data.val.labels, data.val.groups)
     ranked = []
     for name in order:
-        gap = paired_difference(
-            metric, data.task, data.val.labels, logits[order[0]], logits[name], units=data.val.groups
-        )
+        gap = bootstrap.paired_difference(logits[order[0]], logits[name])
         best = summaries[name].best
         ranked.append(
             RankedRow(

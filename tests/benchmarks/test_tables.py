@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from benchmarks.one_label_table import draw_chula
 from benchmarks.tables import Data, Row, arguments, centred_interval, labels_folder, show
-from lt_search.metrics.bootstrap import paired_difference, replicates
+from lt_search.metrics.bootstrap import Bootstrap
 from tests.helpers.pictures import make_table, multi_class_rows, write_csv
 from trainers.task import Task
 
@@ -19,9 +19,9 @@ def test_the_interval_of_one_seed_is_that_of_the_paired_difference() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 3)) < 0.3).astype(np.uint8)
     a, b = (rng.normal(size=(60, 3)) + shift * labels for shift in (1.0, 0.5))
-    units = [str(index // 2) for index in range(60)]
-    found = paired_difference("mAP", Task.MULTI_LABEL, labels, a, b, units=units)
-    drawn = [replicates("mAP", Task.MULTI_LABEL, labels, x, units, n_replicates=1000) for x in (a, b)]
+    bootstrap = Bootstrap("mAP", Task.MULTI_LABEL, labels, [str(index // 2) for index in range(60)])
+    found = bootstrap.paired_difference(a, b)
+    drawn = [bootstrap.replicates(x, 1000) for x in (a, b)]
     assert centred_interval(drawn[0] - drawn[1], found.difference) == pytest.approx(found.interval, abs=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Further training data for the tiny table of the tests."""
+"""Extra training data for the tiny table of the tests."""
 
 from __future__ import annotations
 

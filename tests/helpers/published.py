@@ -159,13 +159,21 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]
     main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     package = "http://schemas.openxmlformats.org/package/2006/relationships"
+    types = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    kinds = {"workbook": "sheet.main", "worksheets/sheet1": "worksheet", "worksheets/sheet2": "worksheet"}
+    overrides = "".join(
+        f'<Override PartName="/xl/{name}.xml" ContentType="{types}.{kind}+xml"/>'
+        for name, kind in (kinds | {"sharedStrings": "sharedStrings"}).items()
+    )
     sheets = '<sheet name="Labels" sheetId="3" r:id="rId7"/><sheet name="Notes" sheetId="1" r:id="rId1"/>'
     strings = "".join(f"<si><t>{escape(text)}</t></si>" for text in shared)
     parts = {
+        "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+        f"{overrides}</Types>",
         "xl/workbook.xml": f'<workbook {main} xmlns:r="{office}"><sheets>{sheets}</sheets></workbook>',
         "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}">'
-        '<Relationship Id="rId1" Target="worksheets/sheet1.xml"/>'
-        '<Relationship Id="rId7" Target="worksheets/sheet2.xml"/></Relationships>',
+        f'<Relationship Id="rId1" Type="{office}/worksheet" Target="worksheets/sheet1.xml"/>'
+        f'<Relationship Id="rId7" Type="{office}/worksheet" Target="worksheets/sheet2.xml"/></Relationships>',
         "xl/worksheets/sheet1.xml": f"<worksheet {main}><sheetData/></worksheet>",
         "xl/worksheets/sheet2.xml": f"<worksheet {main}><sheetData>{''.join(lines)}</sheetData></worksheet>",
         "xl/sharedStrings.xml": f"<sst {main}>{strings}</sst>",

@@ -220,7 +220,7 @@ def test_extra_data_is_checked_and_planned_with(run, tiny_csv: Path, tmp_path: P
     extra_table(tmp_path / "images", "a|hernia", "b", "")
     (tmp_path / "images/labels.csv").rename(tmp_path / "more.csv")
     data = ("--dataset", tiny_csv, "--extra-data", f"more.csv={tmp_path / 'images'}")
-    said = ("extra data more: 3 images", "unknown there: c", "are left out: hernia")
+    said = ("extra data more: 3 images", "unknown there: c", "are dropped: hernia")
     checked = run("data", "check", *data)
     assert checked.code == 0, checked.err
     small = ("--budget", "small", "--set", "stage1.d_model=8", "--set", "stage1.heads=2", "--set", "stage1.epochs=2")

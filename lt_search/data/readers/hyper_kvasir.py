@@ -7,36 +7,47 @@
     2_fold_split.csv, 5_fold_split.csv             the official folds (also in official_splits/): file-name;
                                                    class-name;split-index
 
-`Video file` is the name of an image, without `.jpg`. There is no patient and no video id: near-identical frames may lie
-on both sides of any split, and a warning says so.
+`Video file` is the name of an image, without `.jpg`. There is no patient and no video id: near-identical frames may be
+in several splits, as a warning says.
 
-- `hyper-kvasir`: the lists of LMD where they are; else drawn by its code, 80:10:10 of each class, which with split seed
-  0 gives the same images.
+- `hyper-kvasir`: the lists of LMD where they exist; otherwise drawn as its code does, 80:10:10 of each class, which
+  gives the same images for split seed 0.
 - `hyper-kvasir:lists`: the lists of LMD.
 - `hyper-kvasir:official-2-0`, `hyper-kvasir:official-5-3`: fold 0 of the official two (fold 3 of the five) is the
-  test part; the other images are divided 7:1.
+  test split; the other images are divided 7:1.
 
 The objective is balanced accuracy; for the kappa of LMD's paper, `quadratic_kappa`, the order of classes matters.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from lt_search.data.assembly import LabelledFiles, assemble, check_parts
-from lt_search.data.csv_cells import Cells, listing
-from lt_search.data.file_source import inspect_images
-from lt_search.data.readers.given_lists import part_of_lists
-from lt_search.data.readers.layout import AS_PUBLISHED, find, read_table, report_repeated, size_warnings
-from lt_search.data.splits import SHARES, TEST, TRAIN, VAL, split_groups
-from lt_search.data.table import Dataset
+from lt_search.data.csv_cells import Cells
+from lt_search.data.readers.layout import (
+    AS_PUBLISHED,
+    find,
+    number_of_list,
+    read_table,
+    report_repeated,
+    report_rows,
+    report_unknown,
+    size_warnings,
+)
+from lt_search.data.readers.published import (
+    Ints,
+    MultiHot,
+    Published,
+    PublishedImages,
+    Request,
+    Split,
+    one_hot,
+    split_rest,
+)
+from lt_search.data.splits import TEST, TRAIN, VAL
 from lt_search.errors import Problem, Problems, UserError
 from trainers.task import Task
 
@@ -65,10 +76,7 @@ CLASSES = (
     "ulcerative-colitis-grade-3",
     "z-line",
 )
-"""The findings in alphabetical order, as LMD numbers them."""
-
-VARIANTS = ("hyper-kvasir", "hyper-kvasir:lists", "hyper-kvasir:official-2-0", "hyper-kvasir:official-5-0")
-"""How the data set is addressed; the last number is any fold of the official ones."""
+"""The findings in alphabetical order, the class indices of LMD."""
 
 IMAGES, TABLE = "labeled-images", "image-labels.csv"
 ORGANS = {"Lower GI": "lower-gi-tract", "Upper GI": "upper-gi-tract"}
@@ -86,8 +94,6 @@ _FRAMES = (
     "and test may be too good"
 )
 
-Ints = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, eq=False)
 class _Table:
@@ -101,56 +107,34 @@ class _Table:
     """(N,) index into `CLASSES`."""
 
     @property
-    def membership(self) -> npt.NDArray[np.uint8]:
-        """(N, 23) one 1 a row."""
-        return np.eye(len(CLASSES), dtype=np.uint8)[self.classes]
+    def labels(self) -> MultiHot:
+        """(N, 23) one-hot."""
+        return one_hot(self.classes, len(CLASSES))
 
 
-def read_hyper_kvasir(argument: str, root: Path, split_seed: int) -> Dataset:
-    """Reads the table and lists and looks for the images, which are not opened yet: they are known to be RGB.
-
-    Args:
-        argument: what follows the colon in the data set's address.
-        root: the folder as downloaded, or its `labeled-images`; it must exist.
-        split_seed: moves images between those parts that no list gives.
-
-    Raises:
-        UserError: with everything that is wrong with the argument and the folder.
-    """
-    problems = Problems()
-    variant = problems.collect(lambda: _variant(argument))
+def _read(request: Request) -> PublishedImages | None:
+    root, problems = request.root, request.problems
     folder = root if (root / TABLE).is_file() else find(root, [IMAGES], problems, folder=True)
     file = None if folder is None else find(folder, [TABLE], problems)
     cells = read_table(file, (_IMAGE, _ORGAN, _FINDING, _KIND), problems)
-    table = _table(cells, str(file), problems) if cells else None
-    division = problems.collect(lambda: _divide(variant, table, root, split_seed)) if variant and table else None
+    table = problems.collect(lambda: _table(cells, str(file))) if cells else None
     if table is None or folder is None:
-        problems.raise_if_any()
-    assert table is not None and folder is not None
-    order = sorted(range(len(table.images)), key=table.images.__getitem__)
-    ids, paths = (tuple(all_[row] for row in order) for all_ in (table.images, table.paths))
-    unpack = f"unpack the whole archive into {folder}, names as published"
-    states = inspect_images(folder, paths, table.place, problems, all_missing=unpack, grey=False)
-    problems.raise_if_any()
-    assert division is not None
-    part_of, origin = division[0][order], division[1]
-    membership = table.membership[order]
-    check_parts(part_of, membership, CLASSES, table.place, problems, fill=AS_PUBLISHED, train=AS_PUBLISHED)
-    problems.raise_if_any()
-    units = tuple(f"image:{image}" for image in ids)
-    return assemble(
-        LabelledFiles(folder, ids, paths, membership, units, states, grey=False),
-        part_of,
-        name=f"hyper-kvasir:{argument}" if argument else "hyper-kvasir",
-        task=Task.MULTI_CLASS,
-        classes=CLASSES,
-        split_origin=origin,
-        warnings=(*size_warnings(len(ids), PUBLISHED_SIZE), _FRAMES),
+        return None
+    return PublishedImages(
+        table=table.place,
+        folder=folder,
+        ids=table.images,
+        paths=table.paths,
+        labels=table.labels,
+        groups=[f"image:{image}" for image in table.images],
+        split=problems.collect(lambda: _split(request, table)),
+        warnings=(*size_warnings(len(table.images), PUBLISHED_SIZE), _FRAMES),
+        unpack=f"unpack the whole archive into {folder}, names as published",
     )
 
 
 def divide_like_lmd(classes: Ints, seed: int) -> Ints:
-    """Divides images 80:10:10, stratified by class, as LMD's code does with pandas and scikit-learn.
+    """Divides images 80:10:10, stratified by class, with the draws of LMD's code (pandas and scikit-learn).
 
     Args:
         classes: (N,) class of each image, in the order of the published table.
@@ -162,7 +146,7 @@ def divide_like_lmd(classes: Ints, seed: int) -> Ints:
     Raises:
         ValueError: a class has too few images to be divided.
     """
-    from sklearn.model_selection import train_test_split  # takes seconds, and reading other data needs none of it
+    from sklearn.model_selection import train_test_split  # takes seconds to import
 
     order = np.random.RandomState(seed).permutation(len(classes))
     rest, test = train_test_split(order, test_size=0.1, random_state=seed, stratify=classes[order])
@@ -173,28 +157,16 @@ def divide_like_lmd(classes: Ints, seed: int) -> Ints:
     return part_of
 
 
-def _variant(argument: str) -> str:
-    if argument not in ("", "lists") and re.fullmatch(r"official-(2-[01]|5-[0-4])", argument) is None:
-        what = f"{argument!r} after 'hyper-kvasir' is neither lists nor official-2-F or official-5-F with a fold F"
-        raise UserError(Problem("--dataset", what, f"for example {', '.join(VARIANTS)}"))
-    return argument or "default"
-
-
-def _table(cells: Cells, place: str, problems: Problems) -> _Table | None:
-    """The table, unless something about its cells adds to `problems`."""
-    own = Problems()
+def _table(cells: Cells, place: str) -> _Table:
+    """Raises `UserError` with every problem with the cells."""
+    problems = Problems()
     images, organs, findings, kinds = (cells.column(name) for name in (_IMAGE, _ORGAN, _FINDING, _KIND))
-    report_repeated(images, place, own)
-    blank = [line for line, *row in zip(cells.numbers, images, kinds, strict=True) if not all(row)]
-    if blank:
-        own.add(place, f"{len(blank)} rows have no video file or classification: lines {listing(blank)}", AS_PUBLISHED)
-    for what, found, known in (("organs", organs, set(ORGANS)), ("findings", findings, set(CLASSES))):
-        unknown = [f"{name!r} ({count} rows)" for name, count in Counter(found).items() if name not in known]
-        if unknown:
-            own.add(place, f"unknown {what}: {listing(unknown)}", AS_PUBLISHED)
-    problems.collect(own.raise_if_any)
-    if own:
-        return None
+    report_repeated(images, place, problems)
+    blank = [not image or not kind for image, kind in zip(images, kinds, strict=True)]
+    report_rows(cells, blank, "have no video file or classification", place, problems)
+    report_unknown(organs, ORGANS, "organs", place, problems)
+    report_unknown(findings, CLASSES, "findings", place, problems)
+    problems.raise_if_any()
     return _Table(
         place=place,
         images=images,
@@ -206,39 +178,36 @@ def _table(cells: Cells, place: str, problems: Problems) -> _Table | None:
     )
 
 
-def _divide(variant: str, table: _Table, root: Path, split_seed: int) -> tuple[Ints, str]:
-    """(N,) the part of each image; and how that came about, in words.
-
-    Raises:
-        UserError: with everything that is wrong with the lists, or that there are too few images.
-    """
-    if variant.startswith("official"):
-        _, n_folds, fold = variant.split("-")
-        return _by_official_fold(table, root, int(n_folds), int(fold), split_seed)
+def _split(request: Request, table: _Table) -> Split:
+    """Raises `UserError` with every problem with the lists, or where there are too few images."""
+    root, seed = request.root, request.split_seed
+    if request.variant.startswith("official"):
+        _, n_folds, fold = request.variant.split("-")
+        return _by_official_fold(table, root, int(n_folds), int(fold), seed)
     places = [root / folder / name for folder in LIST_FOLDERS for name in LISTS]
-    if variant == "lists" or any(place.is_file() for place in places):
+    if request.variant == "lists" or any(place.is_file() for place in places):
         return _by_lists(table, root)
     try:
-        part_of = divide_like_lmd(table.classes, PUBLISHED_SEED + split_seed)
+        part_of = divide_like_lmd(table.classes, PUBLISHED_SEED + seed)
     except ValueError as error:
         what = f"too few images to divide every class 80:10:10 ({error})"
         raise UserError(Problem(table.place, what, AS_PUBLISHED)) from error
-    return part_of, f"80:10:10 of each class by image, the published seed {PUBLISHED_SEED} + seed {split_seed}"
+    return Split(part_of, f"80:10:10 of each class by image, the published seed {PUBLISHED_SEED} + seed {seed}")
 
 
-def _by_lists(table: _Table, root: Path) -> tuple[Ints, str]:
+def _by_lists(table: _Table, root: Path) -> Split:
     problems = Problems()
     fix = "copy the lists of LMD (split/hyper-kvasir) there, all three"
     files = [find(root, [f"{folder}{name}" for folder in LIST_FOLDERS], problems, fix=fix) for name in LISTS]
     cells = [read_table(file, (_IMAGE,), problems) for file in files]
     problems.raise_if_any()
-    listed = [one.column(_IMAGE) for one in cells if one is not None]
-    part_of = part_of_lists(table.images, listed, [str(file) for file in files], table.place, problems)
+    lists = [one.column(_IMAGE) for one in cells if one is not None]
+    part_of = number_of_list(table.images, lists, [str(file) for file in files], table.place, problems)
     problems.raise_if_any()
-    return part_of, "given by the lists of LMD"
+    return Split(part_of, "given by the lists of LMD")
 
 
-def _by_official_fold(table: _Table, root: Path, n_folds: int, fold: int, split_seed: int) -> tuple[Ints, str]:
+def _by_official_fold(table: _Table, root: Path, n_folds: int, fold: int, split_seed: int) -> Split:
     problems = Problems()
     name = f"{n_folds}_fold_split.csv"
     fix = "copy it from official_splits of the data set's repository"
@@ -248,23 +217,26 @@ def _by_official_fold(table: _Table, root: Path, n_folds: int, fold: int, split_
     assert cells is not None
     names, folds = cells.column("file-name"), cells.column("split-index")
     known = [str(number) for number in range(n_folds)]
-    wrong = [line for line, found in zip(cells.numbers, folds, strict=True) if found not in known]
-    if wrong:
-        what = f"{len(wrong)} rows have a split-index that is none of {', '.join(known)}: lines {listing(wrong)}"
-        raise UserError(Problem(str(file), what, AS_PUBLISHED))
-    listed = [_stems(names, folds, number) for number in known]
-    places = [f"{file}, fold {number}" for number in known]
-    fold_of = part_of_lists(table.images, listed, places, table.place, problems)
+    wrong = [number not in known for number in folds]
+    report_rows(cells, wrong, f"have a split-index that is none of {', '.join(known)}", str(file), problems)
     problems.raise_if_any()
-    shares = SHARES[:TEST]
-    part_of = np.full(len(table.images), TEST, np.int64)
-    rest = np.flatnonzero(fold_of != fold)
-    images = [table.images[row] for row in rest]
-    part_of[rest] = split_groups(table.membership[rest], images, split_seed, shares)
-    divided = f"the others divided {':'.join(map(str, shares))} by image, seed {split_seed}"
-    return part_of, f"fold {fold} of the official {n_folds} for test, {divided}"
+    # Images are named without their suffix in the table of labels.
+    lists = [[Path(name).stem for name, of in zip(names, folds, strict=True) if of == number] for number in known]
+    places = [f"{file}, fold {number}" for number in known]
+    fold_of = number_of_list(table.images, lists, places, table.place, problems)
+    problems.raise_if_any()
+    part_of, ratio = split_rest(fold_of == fold, table.labels, table.images, split_seed)
+    origin = f"fold {fold} of the official {n_folds} for test, the others divided {ratio} by image, seed {split_seed}"
+    return Split(part_of, origin)
 
 
-def _stems(names: Sequence[str], folds: Sequence[str], number: str) -> list[str]:
-    """The images of a fold, named as in the table of labels."""
-    return [Path(name).stem for name, fold in zip(names, folds, strict=True) if fold == number]
+HYPER_KVASIR = Published(
+    name="hyper-kvasir",
+    task=Task.MULTI_CLASS,
+    classes=CLASSES,
+    grey=False,
+    variants=("hyper-kvasir", "hyper-kvasir:lists", "hyper-kvasir:official-2-0", "hyper-kvasir:official-5-0"),
+    pattern="official-(2-[01]|5-[0-4])",
+    numbers="the last number being any fold of the official ones",
+    read_images=_read,
+)

@@ -1,4 +1,4 @@
-"""ISIC-2019-LT: which images the two long-tailed versions of ISIC 2019 keep, and in which part.
+"""ISIC-2019-LT: images and splits of the two long-tailed versions of ISIC 2019.
 
 Both draw single images of each class, as published, whatever lesion they show.
 """
@@ -9,26 +9,21 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from lt_search.data.readers.published import EXCLUDED, Ints
 from lt_search.data.splits import TEST, TRAIN, VAL
 
-LEFT_OUT = -1
-"""In place of a part, for an image that is not kept."""
-
 BALANCED_HEAD = 5000
-"""Training images of the most frequent class in the version with balanced validation and test parts."""
+"""Training images of the most frequent class in the version with balanced validation and test splits."""
 BALANCED_VAL, BALANCED_TEST = 50, 100
 """Validation and test images of every class there."""
 
 PUBLISHED_SEED = 42
 """Of the published code."""
 
-Ints = npt.NDArray[np.int64]
-
 
 def long_tailed_counts(counts: Sequence[int], factor: float) -> tuple[int, ...]:
-    """Images of each class that are kept for all parts together, by the code of MRC-VFC and LMD.
+    """Images of each class that are kept, in all splits together, by the code of MRC-VFC and LMD.
 
     Of classes by falling count n_0 .. n_{K-1}, ceil(n_i u^i) are kept, u = (n_0 / (n_{K-1} F))^{1/(K-1)}.
 
@@ -46,14 +41,14 @@ def long_tailed_counts(counts: Sequence[int], factor: float) -> tuple[int, ...]:
 
 
 def part_counts(kept: int) -> tuple[int, int, int]:
-    """Training, validation and test images of a class of which so many are kept: 70:10:20, held-out ones rounded up."""
+    """Training, validation and test images of a class with `kept` images: 70:10:20, held-out ones rounded up."""
     held_out = math.ceil(0.3 * kept)
     val = math.ceil(held_out / 3)
     return kept - held_out, val, held_out - val
 
 
 def balanced_counts(counts: Sequence[int], factor: float) -> tuple[int, ...]:
-    """Training images of each class in the version of Ju et al. with balanced validation and test parts.
+    """Training images of each class in the version of Ju et al. with balanced validation and test splits.
 
     5000 u^i, rounded up, of the i-th most frequent class, u = (1 / F)^{1/(K-1)}. The power is a floating-point
     number, so that the last count is 51 for F = 100 and 11 for F = 500, as in the published lists.
@@ -82,9 +77,9 @@ def divide_long_tailed(classes: Ints, kept: Sequence[int], seed: int) -> Ints:
         seed: of the draws.
 
     Returns:
-        (N,) index into `PART_NAMES`, or `LEFT_OUT`.
+        (N,) index into `PART_NAMES`, or `EXCLUDED`.
     """
-    part_of = np.full(len(classes), LEFT_OUT, np.int64)
+    part_of = np.full(len(classes), EXCLUDED, np.int64)
     for index, number in enumerate(kept):
         members = np.flatnonzero(classes == index)
         drawn = members[np.random.RandomState(seed).permutation(len(members))[:number]]
@@ -107,9 +102,9 @@ def divide_balanced(classes: Ints, n_train: Sequence[int], seed: int) -> Ints:
         seed: of the draws; the validation and test images do not depend on `n_train`.
 
     Returns:
-        (N,) index into `PART_NAMES`, or `LEFT_OUT`.
+        (N,) index into `PART_NAMES`, or `EXCLUDED`.
     """
-    part_of = np.full(len(classes), LEFT_OUT, np.int64)
+    part_of = np.full(len(classes), EXCLUDED, np.int64)
     generator = np.random.default_rng(seed)
     for index, number in enumerate(n_train):
         drawn = generator.permutation(np.flatnonzero(classes == index))

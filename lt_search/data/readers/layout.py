@@ -1,19 +1,26 @@
-"""The folder of a published data set: what must be in it, and what is there instead."""
+"""Files, tables and lists in the folder of a published data set, and reports of problems with them."""
 
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from lt_search.data.csv_cells import Cells, check_cells, listing, read_cells
 from lt_search.errors import Problems
 
 ROOT = "--data-root"
-"""What users give the folder with."""
+"""The option that gives the folder."""
 
 AS_PUBLISHED = "take the file as published"
+
+UNLISTED = -1
+
+Ints = npt.NDArray[np.int64]
 
 
 def find(
@@ -24,14 +31,14 @@ def find(
     folder: bool = False,
     fix: str = "unpack the data set there, names as published",
 ) -> Path | None:
-    """The first of these that is in a folder; else None, and `problems` says what was looked for and what is there.
+    """The first of several files (or folders) that exists; otherwise None, and a problem with what was expected.
 
     Args:
-        root: the folder.
+        root: the folder to look in.
         names: the names under which the data set is published.
-        problems: takes what is wrong.
+        problems: collects the problem.
         folder: look for a folder, not for a file.
-        fix: what to do about it.
+        fix: what the user can do about it.
     """
     for name in names:
         path = root / name
@@ -39,7 +46,7 @@ def find(
             return path
     there = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
     wanted = f"{'folder' if folder else 'file'} {' or '.join(names)}"
-    alike = similar(names, [name.rstrip("/") for name in there])
+    alike = _similar(names, [name.rstrip("/") for name in there])
     problems.add(
         ROOT,
         f"no {wanted} in {root}; there is: {listing(there) or 'nothing'}",
@@ -49,7 +56,7 @@ def find(
 
 
 def read_table(table: Path | None, columns: Sequence[str], problems: Problems, *, delimiter: str = ",") -> Cells | None:
-    """The cells of a table that was found and has these columns (in lower case); else None, with what is wrong."""
+    """The cells of a CSV file that exists and has these columns (in lower case); otherwise None, with the problems."""
     if table is None:
         return None
 
@@ -61,36 +68,119 @@ def read_table(table: Path | None, columns: Sequence[str], problems: Problems, *
     return problems.collect(read)
 
 
-def similar(wanted: Iterable[str], there: Sequence[str]) -> list[str]:
-    """Those of the names that are there which may be another spelling of one that is wanted."""
+def _similar(wanted: Iterable[str], there: Sequence[str]) -> list[str]:
+    """Existing names that may be another spelling of a wanted one."""
     by_lower_case = {name.lower(): name for name in there}
-    found = [
-        by_lower_case[close]
-        for name in wanted
-        for close in difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.8)
-    ]
-    return sorted(set(found))
+    close = (difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.8) for name in wanted)
+    return sorted({by_lower_case[name] for names in close for name in names})
+
+
+def report(items: Sequence[object], what: str, place: str, problems: Problems, fix: str = AS_PUBLISHED) -> None:
+    """Adds the problem "{number of items} {what}: {items}", where there are any."""
+    if items:
+        problems.add(place, f"{len(items)} {what}: {listing(items)}", fix)
+
+
+def report_rows(cells: Cells, wrong: Iterable[object], what: str, place: str, problems: Problems) -> None:
+    """Adds the problem "{number of rows} rows {what}: lines {numbers}" for rows (N,) that are `wrong`."""
+    lines = [line for line, is_wrong in zip(cells.numbers, wrong, strict=True) if is_wrong]
+    if lines:
+        problems.add(place, f"{len(lines)} rows {what}: lines {listing(lines)}", AS_PUBLISHED)
 
 
 def report_repeated(names: Iterable[str], place: str, problems: Problems) -> None:
     """Adds the images that a table or list names more than once."""
-    found = [name for name, count in Counter(names).items() if count > 1]
-    if found:
-        problems.add(place, f"{len(found)} images are listed more than once: {listing(found)}", AS_PUBLISHED)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    report(repeated, "images are listed more than once", place, problems)
 
 
-def report_unnamed(folder: Path, there: Iterable[str], named: Collection[str], problems: Problems) -> None:
-    """Adds the files of an image folder that no table names: where images are missing, these may be them."""
-    known = set(named)
-    found = sorted(name for name in there if name not in known and name.lower().endswith((".jpg", ".jpeg", ".png")))
-    if found:
-        problems.add(
-            str(folder),
-            f"{len(found)} images there are not in the table: {listing(found)}",
-            "if these are the missing ones, give them the names that the table has",
+def report_unnamed(folders: Iterable[Path], paths: Iterable[str], problems: Problems) -> None:
+    """Adds the images in folders that are none of `paths`: they may be the missing ones under another name."""
+    known = {Path(path).name for path in paths}
+    for folder in folders:
+        names = (path.name for path in folder.iterdir())
+        unnamed = sorted(
+            name for name in names if name not in known and name.lower().endswith((".jpg", ".jpeg", ".png"))
         )
+        fix = "if these are the missing ones, rename them as in the table"
+        report(unnamed, "images there are not in the table", str(folder), problems, fix)
 
 
-def size_warnings(found: int, published: int, what: str = "images") -> tuple[str, ...]:
-    """A sentence where a table is not as long as the published one."""
-    return () if found == published else (f"the table has {found} {what}, the published one {published}",)
+def report_unknown(values: Iterable[str], known: Iterable[str], what: str, place: str, problems: Problems) -> None:
+    """Adds the values that are not among the known ones, each with its number of rows."""
+    expected = set(known)
+    unknown = [f"{value!r} ({count} rows)" for value, count in Counter(values).items() if value not in expected]
+    if unknown:
+        problems.add(place, f"unknown {what}: {listing(unknown)}", AS_PUBLISHED)
+
+
+def size_warnings(n_rows: int, published: int, what: str = "images") -> tuple[str, ...]:
+    """A warning where a table is not as long as the published one."""
+    return () if n_rows == published else (f"the table has {n_rows} {what}, the published one {published}",)
+
+
+def one_hot_classes(cells: Cells, classes: Sequence[str], place: str, problems: Problems) -> Ints:
+    """(N,) the class index of each row from a column of 0 and 1 per class; adds rows without exactly one class.
+
+    Args:
+        cells: its columns are named after the classes, in lower case.
+        classes: (C,) in the order of the index that is returned.
+        place: the file.
+        problems: collects the problem.
+    """
+    columns = np.array([[_is_one(cell) for cell in cells.column(name.lower())] for name in classes])
+    what = f"do not have a 1 for exactly one of {', '.join(classes)}"
+    report_rows(cells, columns.sum(axis=0) != 1, what, place, problems)
+    return np.asarray(columns.argmax(axis=0), np.int64)
+
+
+def _is_one(cell: str) -> bool:
+    try:
+        return float(cell) == 1
+    except ValueError:
+        return False
+
+
+def report_empty(chosen: Ints, classes: Sequence[str], place: str, problems: Problems) -> None:
+    """Adds classes without an image."""
+    counts = np.bincount(chosen, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    report(empty, "classes have no image", place, problems)
+
+
+def divided_groups(groups: Sequence[str], part_of: Ints) -> list[str]:
+    """The groups (lesions, patients) that have images in more than one split, or list."""
+    parts: defaultdict[str, set[int]] = defaultdict(set)
+    for group, part in zip(groups, part_of.tolist(), strict=True):
+        parts[group].add(part)
+    return [group for group, of_group in parts.items() if len(of_group) > 1]
+
+
+def number_of_list(
+    images: Sequence[str], lists: Sequence[Sequence[str]], places: Sequence[str], table: str, problems: Problems
+) -> Ints:
+    """(N,) the number of the published list that each image is in, `UNLISTED` for none.
+
+    Adds images that are in no list, in two, twice in one, or not in the table.
+
+    Args:
+        images: (N,) unique names.
+        lists: the names in each list.
+        places: the file of each list.
+        table: the file that `images` are from.
+        problems: collects the problems.
+    """
+    row_of = {image: row for row, image in enumerate(images)}
+    listed = np.full(len(images), UNLISTED, np.int64)
+    for number, (place, names) in enumerate(zip(places, lists, strict=True)):
+        report_repeated(names, place, problems)
+        unknown = [name for name in names if name not in row_of]
+        report(unknown, f"images are not in {Path(table).name}", place, problems)
+        rows = np.array(sorted({row_of[name] for name in names if name in row_of}), np.int64)
+        twice = [images[row] for row in rows[listed[rows] != UNLISTED].tolist()]
+        report(twice, "images are in another list, too", place, problems)
+        listed[rows] = number
+    left = [images[row] for row in np.flatnonzero(listed == UNLISTED).tolist()]
+    names_of_lists = ", ".join(Path(place).name for place in places)
+    report(left, f"images are in none of {names_of_lists}", table, problems)
+    return listed

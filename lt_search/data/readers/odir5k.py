@@ -8,12 +8,12 @@
 All of it may lie in ODIR-5K/ or ODIR-5K/ODIR-5K/. The challenge's test patients have no public labels.
 
 The table's labels are those of a *patient*: a normal eye of a patient whose other eye has a cataract has the label C.
-Those of an eye follow from its keywords, which are separated by full-width commas (U+FF0C) or plain ones.
+Those of an eye are derived from its keywords, which are separated by full-width commas (U+FF0C) or plain ones.
 
 - `odir5k`: an image is a patient: both eyes, two views of three channels each, give one prediction of the table's
   labels.
 - `odir5k:eyes`: an image is an eye with the labels of its keywords. Eyes whose keywords only say that the photograph
-  shows no fundus or a bad one are left out; a warning says how many.
+  shows no fundus or a bad one are dropped; a warning says how many.
 
 Both divide the same patients 7:1:2. The objective of `odir5k` is `odir_score`, the challenge's final score; its parts
 are `pooled_kappa`, `mACC` (the challenge's micro F1) and `pooled_auc`.
@@ -22,28 +22,22 @@ are `pooled_kappa`, `mACC` (the challenge's micro F1) and `pooled_auc`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from lt_search.data.assembly import LabelledFiles, assemble, check_parts
-from lt_search.data.csv_cells import Cells, check_cells, listing, read_cells
-from lt_search.data.file_source import inspect_images
-from lt_search.data.readers.layout import AS_PUBLISHED, find, report_unnamed, size_warnings
-from lt_search.data.splits import SHARES, split_groups
-from lt_search.data.table import Dataset
-from lt_search.data.xlsx_cells import read_xlsx_cells
-from lt_search.errors import Problem, Problems, UserError
+from lt_search.data.csv_cells import check_cells, listing, read_cells
+from lt_search.data.readers.layout import AS_PUBLISHED, find, report, report_rows, size_warnings
+from lt_search.data.readers.published import EXCLUDED, Published, PublishedImages, Request, split_by
+from lt_search.data.readers.xlsx import read_xlsx
+from lt_search.errors import Problems
 from trainers.task import Task
 
 CLASSES = ("N", "D", "G", "C", "A", "H", "M", "O")
 """Normal, diabetes, glaucoma, cataract, age-related macular degeneration, hypertension, pathological myopia, other."""
-
-VARIANTS = ("odir5k", "odir5k:eyes")
-"""How the data set is addressed."""
 
 TABLES = (
     "ODIR-5K_Training_Annotations(Updated)_V2.xlsx",
@@ -52,7 +46,7 @@ TABLES = (
     "data.csv",
     "full_df.csv",
 )
-"""The table's names; the first one that is there is read."""
+"""The table's names; the first one that exists is read."""
 IMAGES = ("Training Images", "ODIR-5K_Training_Dataset", "ODIR-5K_Training_Images")
 FOLDERS = ("", "ODIR-5K/", "ODIR-5K/ODIR-5K/")
 PUBLISHED_PATIENTS = 3500
@@ -68,7 +62,7 @@ KEYWORDS = {
     "hypertensive retinopathy": "H",
     "myopi": "M",
 }
-"""What a keyword that contains this text stands for; any other disease is O."""
+"""Label of a keyword that contains this text; any other disease is O."""
 QUALITY_NOTES = frozenset(
     {
         "anterior segment image",
@@ -79,12 +73,12 @@ QUALITY_NOTES = frozenset(
         "optic disk photographically invisible",
     }
 )
-"""Keywords that are about the photograph, not about the eye."""
+"""Keywords about the photograph, not about the eye."""
 
 _COMMAS = re.compile("[,\uff0c]")
 _ID = "id"
 _FUNDI = ("left-fundus", "right-fundus")
-_NOTES = ("left-diagnostic keywords", "right-diagnostic keywords")
+_KEYWORDS = ("left-diagnostic keywords", "right-diagnostic keywords")
 _OTHER_NAMES: Mapping[str, str] = {
     "normal": "n",
     "diabetes": "d",
@@ -97,8 +91,6 @@ _OTHER_NAMES: Mapping[str, str] = {
 }
 """Columns of labels as some copies call them."""
 
-Membership = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class _Patient:
@@ -107,86 +99,77 @@ class _Patient:
     name: str
     eyes: tuple[str, ...]
     """Left and right file."""
-    notes: tuple[str, ...]
-    """The keywords of each eye."""
-    labels: tuple[str, ...]
-    """The cells of the 8 labels."""
+    keywords: tuple[str, ...]
+    """Of each eye."""
+    cells: tuple[str, ...]
+    """Of the 8 labels."""
 
     @property
-    def membership(self) -> list[int]:
-        """(8,) 0 / 1 as the table has it."""
-        return [int(float(label)) for label in self.labels]
+    def labels(self) -> list[int]:
+        """(8,) 0 / 1 as in the table."""
+        return [int(float(cell)) for cell in self.cells]
 
 
-def read_odir5k(argument: str, root: Path, split_seed: int) -> Dataset:
-    """Reads the table and looks for the images, which are not opened yet: they are known to be RGB.
-
-    Args:
-        argument: what follows the colon in the data set's address: `eyes`, or nothing.
-        root: the folder as downloaded; it must exist.
-        split_seed: moves patients between parts.
-
-    Raises:
-        UserError: with everything that is wrong with the argument and the folder.
-    """
-    problems = Problems()
-    by_eye = problems.collect(lambda: _by_eye(argument))
+def _read(request: Request) -> PublishedImages | None:
+    root, problems = request.root, request.problems
     file = find(root, [f"{folder}{name}" for name in TABLES for folder in FOLDERS], problems)
     folder = find(root, [f"{place}{name}" for name in IMAGES for place in FOLDERS], problems, folder=True)
     patients = problems.collect(lambda: _patients(file)) if file else None
-    if by_eye is None or file is None or folder is None or patients is None:
-        problems.raise_if_any()
-    assert by_eye is not None and file is not None and folder is not None and patients is not None
-    of_patients = np.array([patient.membership for patient in patients], np.uint8)
-    part_of_patient = split_groups(of_patients, [patient.name for patient in patients], split_seed)
-    if by_eye:
-        ids, paths, rows, membership, warnings = _eyes(patients)
-    else:
-        ids = tuple(patient.name for patient in patients)
-        paths = tuple(patient.eyes[side] for side in range(len(_FUNDI)) for patient in patients)
-        rows, membership, warnings = list(range(len(patients))), of_patients, ()
-    unpack = f"unpack the training images into {folder}, names as published"
-    states = inspect_images(folder, paths, str(file), problems, all_missing=unpack, grey=False)
-    if len(states) < len(paths):
-        named = [eye for patient in patients for eye in patient.eyes]
-        report_unnamed(folder, (path.name for path in folder.iterdir()), named, problems)
-    problems.raise_if_any()
-    part_of = part_of_patient[rows]
-    check_parts(part_of, membership, CLASSES, str(file), problems, fill=AS_PUBLISHED, train=AS_PUBLISHED)
-    problems.raise_if_any()
-    units = tuple(f"patient:{patients[row].name}" for row in rows)
-    return assemble(
-        LabelledFiles(folder, ids, paths, membership, units, states, grey=False),
-        part_of,
-        name=f"odir5k:{argument}" if argument else "odir5k",
-        task=Task.MULTI_LABEL,
-        classes=CLASSES,
-        split_origin=f"{':'.join(map(str, SHARES))} by patient, seed {split_seed}",
-        warnings=(
-            *size_warnings(len(patients), PUBLISHED_PATIENTS, "patients"),
-            *_contradictions(patients),
-            *warnings,
-        ),
-        objective=None if by_eye else "odir_score",
+    if file is None or folder is None or patients is None:
+        return None
+    labels = np.array([patient.labels for patient in patients], np.uint8)
+    split = split_by("patient", labels, [patient.name for patient in patients], request.split_seed)
+    images = PublishedImages(
+        table=str(file),
+        folder=folder,
+        ids=[patient.name for patient in patients],
+        paths=[patient.eyes[side] for side in range(len(_FUNDI)) for patient in patients],
+        labels=labels,
+        groups=[f"patient:{patient.name}" for patient in patients],
+        split=split,
+        warnings=(*size_warnings(len(patients), PUBLISHED_PATIENTS, "patients"), *_contradictions(patients)),
+        searched=(folder,),
+        objective="odir_score",
+        unpack=f"unpack the training images into {folder}, names as published",
+    )
+    return images if request.variant != "eyes" else _eyes(images, patients)
+
+
+def _eyes(images: PublishedImages, patients: Sequence[_Patient]) -> PublishedImages:
+    """Each eye as an image, in the split of its patient; those without a label are dropped."""
+    keywords = [patient.keywords[side] for side in range(len(_FUNDI)) for patient in patients]
+    labels = np.array([eye_labels(of_eye) for of_eye in keywords], np.uint8)
+    assert images.split is not None
+    part_of = np.where(labels.any(axis=1), np.tile(images.split.part_of, len(_FUNDI)), EXCLUDED)
+    dropped = int((part_of == EXCLUDED).sum())
+    warning = f"{dropped} eyes are left out: their keywords only say that the photograph shows no fundus or a bad one"
+    return replace(
+        images,
+        ids=images.paths,
+        labels=labels,
+        groups=[*images.groups] * len(_FUNDI),
+        split=replace(images.split, part_of=part_of),
+        warnings=(*images.warnings, *((warning,) if dropped else ())),
+        objective=None,
     )
 
 
 def eye_labels(keywords: str) -> list[int]:
-    """(8,) 0 / 1 from the keywords of one eye; all 0 where they only speak of the photograph.
+    """(8,) 0 / 1 from the keywords of one eye; all 0 where they are only about the photograph.
 
-    An eye is normal where a keyword says so and none names a disease.
+    An eye is normal if a keyword says so and none names a disease.
     """
-    found = set()
+    labels = set()
     for keyword in (one.strip().lower() for one in _COMMAS.split(keywords)):
         if keyword and keyword not in QUALITY_NOTES:
-            found.add(next((label for text, label in KEYWORDS.items() if text in keyword), "O"))
-    if found != {NORMAL}:
-        found.discard(NORMAL)
-    return [int(label in found) for label in CLASSES]
+            labels.add(next((label for text, label in KEYWORDS.items() if text in keyword), "O"))
+    if labels != {NORMAL}:
+        labels.discard(NORMAL)
+    return [int(label in labels) for label in CLASSES]
 
 
 def patient_labels(keywords: Sequence[str]) -> list[int]:
-    """(8,) 0 / 1 of a patient: the diseases of either eye; normal where no eye has any and one is said to be normal."""
+    """(8,) 0 / 1 of a patient: the diseases of either eye; normal if no eye has any and one is normal."""
     either = np.max([eye_labels(one) for one in keywords], axis=0)
     if either[1:].any():
         either[0] = 0
@@ -194,101 +177,47 @@ def patient_labels(keywords: Sequence[str]) -> list[int]:
     return labels
 
 
-def _by_eye(argument: str) -> bool:
-    if argument not in ("", "eyes"):
-        what = f"{argument!r} after 'odir5k' is not eyes"
-        raise UserError(Problem("--dataset", what, f"use one of {', '.join(VARIANTS)}"))
-    return argument == "eyes"
-
-
 def _patients(file: Path) -> list[_Patient]:
-    """The patients in the order of their names.
-
-    Raises:
-        UserError: with everything that is wrong with the table.
-    """
-    cells = read_xlsx_cells(file) if file.suffix == ".xlsx" else read_cells(file)
+    """Raises `UserError` with every problem with the table."""
+    cells = read_xlsx(file) if file.suffix == ".xlsx" else read_cells(file)
     cells = replace(cells, columns=tuple(_OTHER_NAMES.get(name, name) for name in cells.columns))
-    labels = tuple(name.lower() for name in CLASSES)
-    check_cells(cells, file, (_ID, *_FUNDI, *_NOTES, *labels), AS_PUBLISHED)
-    problems = Problems()
+    label_columns = tuple(name.lower() for name in CLASSES)
+    check_cells(cells, file, (_ID, *_FUNDI, *_KEYWORDS, *label_columns), AS_PUBLISHED)
+    place, problems = str(file), Problems()
+    sides = [zip(*map(cells.column, names), strict=True) for names in (_FUNDI, _KEYWORDS, label_columns)]
+    rows = [_Patient(*row) for row in zip(cells.column(_ID), *sides, strict=True)]
     patients: dict[str, _Patient] = {}
-    differing: dict[str, None] = {}
-    for patient in _rows(cells, labels):
-        # A table with a row per eye repeats what it says of the patient.
-        if patients.setdefault(patient.name, patient) != patient:
-            differing[patient.name] = None
-    if differing:
-        what = f"{len(differing)} patients have several rows that differ: {listing(list(differing))}"
-        problems.add(str(file), what, AS_PUBLISHED)
-    _check_cells(cells, labels, str(file), problems)
-    _check_files(list(patients.values()), str(file), problems)
+    # A table with a row per eye repeats what it says of the patient.
+    differing = {row.name: None for row in rows if patients.setdefault(row.name, row) != row}
+    report(list(differing), "patients have several rows that differ", place, problems)
+    blank = [not all((row.name, *row.eyes, *row.keywords)) for row in rows]
+    report_rows(cells, blank, "have no id, image or keywords", place, problems)
+    wrong = [not set(row.cells) <= {"0", "1", "0.0", "1.0"} for row in rows]
+    report_rows(cells, wrong, "have a label that is neither 0 nor 1", place, problems)
+    none = [set(row.cells) <= {"0", "0.0"} for row in rows]
+    report_rows(cells, none, f"have none of the labels {', '.join(CLASSES)}, not even N", place, problems)
+    eyes = Counter(eye for patient in patients.values() for eye in patient.eyes if eye)
+    repeated = [eye for eye, count in eyes.items() if count > 1]
+    report(repeated, "images are listed for more than one eye", place, problems)
     problems.raise_if_any()
     return [patients[name] for name in sorted(patients)]
 
 
-def _rows(cells: Cells, labels: Sequence[str]) -> list[_Patient]:
-    sides = [zip(*(cells.column(name) for name in names), strict=True) for names in (_FUNDI, _NOTES, labels)]
-    return [_Patient(*row) for row in zip(cells.column(_ID), *sides, strict=True)]
-
-
-def _check_cells(cells: Cells, labels: Sequence[str], place: str, problems: Problems) -> None:
-    """Adds rows with blank cells, with labels that are neither 0 nor 1, and with no label at all."""
-    columns = (_ID, *_FUNDI, *_NOTES)
-    blank = [
-        line
-        for line, *row in zip(cells.numbers, *(cells.column(name) for name in columns), strict=True)
-        if not all(row)
-    ]
-    if blank:
-        what = f"{len(blank)} rows have no id, image or keywords: lines {listing(blank)}"
-        problems.add(place, what, AS_PUBLISHED)
-    rows = list(zip(cells.numbers, *(cells.column(name) for name in labels), strict=True))
-    wrong = [line for line, *row in rows if not set(row) <= {"0", "1", "0.0", "1.0"}]
-    if wrong:
-        what = f"{len(wrong)} rows have a label that is neither 0 nor 1: lines {listing(wrong)}"
-        problems.add(place, what, AS_PUBLISHED)
-    none = [line for line, *row in rows if set(row) <= {"0", "0.0"}]
-    if none:
-        what = f"{len(none)} rows have none of the labels {', '.join(CLASSES)}, not even N: lines {listing(none)}"
-        problems.add(place, what, AS_PUBLISHED)
-
-
-def _check_files(patients: Sequence[_Patient], place: str, problems: Problems) -> None:
-    """Adds images that more than one patient has, or one twice."""
-    seen: set[str] = set()
-    repeated: dict[str, None] = {}
-    for eye in (eye for patient in patients for eye in patient.eyes if eye):
-        if eye in seen:
-            repeated[eye] = None
-        seen.add(eye)
-    if repeated:
-        what = f"{len(repeated)} images are listed for more than one eye: {listing(list(repeated))}"
-        problems.add(place, what, AS_PUBLISHED)
-
-
-def _eyes(
-    patients: Sequence[_Patient],
-) -> tuple[tuple[str, ...], tuple[str, ...], list[int], Membership, tuple[str, ...]]:
-    """File names (twice: ids and paths), the row of each eye's patient, labels, and how many eyes are left out."""
-    known = sorted(
-        (name, row, labels)
-        for row, patient in enumerate(patients)
-        for name, notes in zip(patient.eyes, patient.notes, strict=True)
-        if any(labels := eye_labels(notes))
-    )
-    names = tuple(name for name, _, _ in known)
-    membership = np.array([labels for _, _, labels in known], np.uint8)
-    left_out = len(_FUNDI) * len(patients) - len(known)
-    warning = f"{left_out} eyes are left out: their keywords only say that the photograph shows no fundus or a bad one"
-    return names, names, [row for _, row, _ in known], membership, (warning,) if left_out else ()
-
-
 def _contradictions(patients: Sequence[_Patient]) -> tuple[str, ...]:
-    """A sentence on patients whose labels are not those of their eyes' keywords."""
-    found = [patient.name for patient in patients if patient_labels(patient.notes) != patient.membership]
-    if not found:
+    """A warning on patients whose labels are not those of their eyes' keywords."""
+    names = [patient.name for patient in patients if patient_labels(patient.keywords) != patient.labels]
+    if not names:
         return ()
     return (
-        f"{len(found)} patients have other labels in the table than by the keywords of their eyes: {listing(found)}",
+        f"{len(names)} patients have other labels in the table than by the keywords of their eyes: {listing(names)}",
     )
+
+
+ODIR5K = Published(
+    name="odir5k",
+    task=Task.MULTI_LABEL,
+    classes=CLASSES,
+    grey=False,
+    variants=("odir5k", "odir5k:eyes"),
+    read_images=_read,
+)

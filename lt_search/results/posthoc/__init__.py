@@ -1,1 +1,1 @@
-"""What needs no training, tuned on stored validation predictions: views, their merging, ensembles, tau, thresholds."""
+"""Post-hoc settings tuned on stored validation predictions: views and their merging, ensembles, tau, thresholds."""

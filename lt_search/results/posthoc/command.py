@@ -1,4 +1,4 @@
-"""`lt-search posthoc`: from a finished search to tuned settings in the run's `posthoc/`."""
+"""The command `lt-search posthoc`: tunes post-hoc settings on a run's validation predictions."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def tune_run(
     """Tunes what needs no training on a run's validation predictions, and keeps what is better.
 
     Better is a gain above one standard error on patients that the settings were not chosen or learned on. Where nothing
-    is adopted, what was adopted before stays, as long as the models that it needs are the run's and no trial has come
-    that is better alone.
+    is adopted, earlier settings stay, as long as the models that they need are the run's and no newer trial alone is
+    better.
 
     Args:
         name: of the run, or its path.
         storage: where runs are.
-        console: where the person looks.
+        console: for messages.
         trials: settings that are tried at most.
         models: best finished trials that may join an ensemble.
         views: views of an image that are predicted on.
@@ -106,7 +106,7 @@ def _tune(
         try:
             found = tune(evidence, trials, spec.seed, lambda tried: progress.update(bar, completed=tried))
         except CannotHoldOutError as error:
-            fix = "nothing tells a gain from luck there: search on data with more validation patients"
+            fix = "search on data with more validation patients, so that some can be held out"
             raise UserError(Problem(run.root.name, str(error), fix)) from error
     rate = found.tried / max(1e-9, time.monotonic() - started) * 60
     say(f"{found.tried} settings tried, {rate:.0f} a minute")
@@ -130,7 +130,7 @@ def _tuned_by_another(run: FolderStore, holder: str) -> Problem:
 
 @contextmanager
 def _writing(folder: FolderStore) -> Iterator[None]:
-    """Says in one line where a folder cannot be written."""
+    """Turns a failure to write a folder into a user's error."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -140,7 +140,7 @@ def _writing(folder: FolderStore) -> Iterator[None]:
 
 
 def _best_models(run: FolderStore, spec: RunSpec, summary: RunSummary, count: int) -> list[Export]:
-    """The best finished trials whose weights are there, exported, best first."""
+    """The best finished trials whose weights are kept, exported, best first."""
     there = [trial for trial in summary.leaderboard if checkpoint_files(run, trial.number)][:count]
     if not there:
         what = "has no finished trial whose weights are kept"

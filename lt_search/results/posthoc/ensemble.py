@@ -1,4 +1,4 @@
-"""Ensembles of models, also class by class: for each class its best models. Needs no training.
+"""Ensembles of models, also class-wise: for each class its best models.
 
 Class-wise choice is the paper's (arXiv 2308.08853). It compares every model on every class, which over-fits classes of
 few positives; those keep all models.
@@ -14,7 +14,7 @@ MIN_POSITIVES = 30
 
 
 def choose_members(quality: Tensor, positives: Tensor, m: int, min_positives: int = MIN_POSITIVES) -> Tensor:
-    """Which models speak for which class: bool (M, C).
+    """Which models are averaged for which class: bool (M, C).
 
     For class c those `m` of the M models with the highest `quality` (M, C), such as the average precision; of equal
     ones the first. All models where the class has fewer than `min_positives` of `positives` (C,), or where the quality
@@ -38,6 +38,6 @@ def combine(scores: Tensor, members: Tensor) -> Tensor:
     """
     if not bool(members.any(0).all()):
         empty = (~members.any(0)).nonzero().squeeze(1).tolist()
-        raise ValueError(f"classes without a model to speak for them: {', '.join(map(str, empty))}")
+        raise ValueError(f"classes without a model: {', '.join(map(str, empty))}")
     chosen = torch.where(members[:, None], scores, 0)  # a product would keep the NaN of a model that is left out
     return chosen.sum(0) / members.sum(0)

@@ -1,4 +1,4 @@
-"""Tuned settings with the models they need, in a folder that stands on its own: a run's `posthoc/`."""
+"""Self-contained folder of adopted settings and the models that they need: a run's `posthoc/`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def model_folder(number: int) -> str:
 
 
 def predict_views(export: Export, data: Dataset, part: Part, n_views: int, *, own: bool = True) -> Predictions:
-    """What an exported model says of a part of its data, on as many of `n_views` views as it knows.
+    """Predictions of an exported model on a split of its data, on as many of `n_views` views as it supports.
 
     Args:
         export: the model.
         data: its data.
         part: of the data.
         n_views: views at most.
-        own: whether the model's own prediction is needed, too; else it is left empty.
+        own: whether the model's own prediction is needed as well; otherwise it is empty.
     """
     trainer = load_model(export, data)
     images = split_images(export, part)
@@ -88,15 +88,15 @@ def write_package(
     scalars: Mapping[str, float],
     **facts: Any,
 ) -> None:
-    """Writes `posthoc.yaml`, last, beside the models' exports, which are there.
+    """Writes `posthoc.yaml`, last, beside the models' exports, which exist already.
 
     Args:
         store: the run's `posthoc/`.
-        numbers: the trials that stand behind the rows of `learned.members`.
+        numbers: the trials of the rows of `learned.members`.
         settings: as adopted.
         learned: by them.
         scalars: validation metrics of the final logits, by name.
-        facts: whatever else a reader wants to know.
+        facts: further entries of the file, for people.
     """
     used = learned.members.any(1)
     content = {

@@ -1,4 +1,4 @@
-"""From stored predictions of several models to the final logits, by settings and what those learned from labels."""
+"""Combination of several models' stored predictions into final logits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model says of the images of a split."""
+    """Predictions of one model on a split."""
 
     own: Tensor
     """(N, C) float32 logits as the model itself predicts."""
@@ -36,10 +36,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Learned:
-    """What settings took from labels."""
+    """Quantities that settings learn from labels."""
 
     members: Tensor
-    """bool (M, C): which models speak for which class."""
+    """bool (M, C): which models are averaged for which class."""
     thresholds: Tensor
     """float64 (C,): logits above which a label is predicted."""
 
@@ -73,7 +73,7 @@ def learn(
     quality: Tensor | None = None,
     positives: Tensor | None = None,
 ) -> Learned:
-    """What the settings take from labels: members for each class, thresholds.
+    """Members for each class and thresholds, learned from labels.
 
     Args:
         settings: of which ensemble, members and thresholds are used.

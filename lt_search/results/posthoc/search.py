@@ -1,4 +1,4 @@
-"""The search over settings, scored on images that nothing was learned from, and how much of its gain is real."""
+"""Cross-fitted search over post-hoc settings, with an estimate of its gain that is free of selection bias."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from lt_search.metrics.arrays import truth_matrix
-from lt_search.metrics.bootstrap import PairedDifference, paired_difference
+from lt_search.metrics.bootstrap import Bootstrap, PairedDifference
 from lt_search.metrics.evaluate import METRICS, counted_classes, mean_over, score
 from lt_search.results.posthoc.pipeline import Learned, Predictions, average_precisions, combined, learn, stack
 from lt_search.results.posthoc.settings import VIEWS, Choices, Settings, propose, sampler
 from trainers.task import Task
 
 FOLDS = 5
-"""Parts of the validation patients; settings learn on all parts but the one they are scored on."""
+"""Folds of the validation patients; settings learn on all folds but the one that they are scored on."""
 
 CACHED = 16
 """Combinations of views, merge and taus whose logits are kept."""
@@ -31,19 +31,19 @@ Rows = npt.NDArray[np.intp]
 
 
 class CannotHoldOutError(ValueError):
-    """The validation split leaves nothing to tell a gain from luck."""
+    """The validation split is too small to hold out patients."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The validation split as the search sees it."""
+    """Validation labels and the predictions that the search combines."""
 
     task: Task
     metric: str
     """The objective."""
     labels: npt.NDArray[np.generic]
     """(N, C) of 0 / 1, or (N,) class indices."""
-    units: Sequence[str]
+    groups: Sequence[str]
     """(N,) the patient or group of each image."""
     log_prior: Tensor
     """(C,) logarithms of the classes' shares of the training images."""
@@ -55,19 +55,19 @@ class Evidence:
         return score(metric, self.task, self.labels, logits.numpy())
 
     def difference(self, metric: str, logits: Tensor, other: Tensor) -> PairedDifference:
-        """By how much a metric of logits (N, C) is above that of others, on the same resamples of patients."""
-        return paired_difference(metric, self.task, self.labels, logits.numpy(), other.numpy(), units=self.units)
+        """Paired difference of a metric between logits (N, C) and others, on the same resamples of patients."""
+        return Bootstrap(metric, self.task, self.labels, self.groups).paired_difference(logits.numpy(), other.numpy())
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search over settings came to."""
+    """Result of a search over settings."""
 
     settings: Settings
-    """What is adopted: the best of all that were tried, if the search's gain is above its standard error, and
-    thresholds, where they are no part of the search, if theirs is; else what the best model predicts itself."""
+    """Those adopted: the best that were tried, if the search's gain is above its standard error, and thresholds, where
+    they are not searched, if their gain is; otherwise the best model's own predictions."""
     learned: Learned
-    """What the settings take from the whole validation split."""
+    """Learned by the settings on the full validation split."""
     logits: Tensor
     """(N, C) float64, of the settings with what they learned."""
     best: Settings
@@ -76,8 +76,8 @@ class Found:
     own: float
     """The objective of the best model's own predictions."""
     gain: PairedDifference
-    """The objective of the search over `own`: for each part of the patients, that of the settings which are best on the
-    others, on the same resamples of patients."""
+    """Objective of the search minus `own`, on the same resamples of patients: each fold is scored by the settings that
+    are best on the other folds."""
     crossed: float
     """The objective of what is adopted, each part of the patients scored by what was chosen and learned on others."""
     macro_f1: tuple[float, float]
@@ -85,30 +85,29 @@ class Found:
 
     @property
     def adopted(self) -> bool:
-        """Whether there is anything that the best model alone does not predict."""
+        """Whether anything differs from the best model's own predictions."""
         return self.settings != Settings()
 
 
-def folds(units: Sequence[str], seed: int) -> list[Rows]:
-    """The images of each part of the patients, by index: `FOLDS` parts, or one per patient where there are fewer.
+def folds(groups: Sequence[str], seed: int) -> list[Rows]:
+    """Image indices of each fold of the patients: `FOLDS` folds, or one per patient if there are fewer.
 
     Raises:
         CannotHoldOutError: if there are fewer than two patients.
     """
-    parts = min(FOLDS, len(set(units)))
+    parts = min(FOLDS, len(set(groups)))
     if parts < 2:
         raise CannotHoldOutError("has fewer than two validation patients or groups")
     splitter = GroupKFold(parts, shuffle=True, random_state=seed)
-    return [held_out for _, held_out in splitter.split(np.zeros(len(units)), groups=np.asarray(units))]
+    return [held_out for _, held_out in splitter.split(np.zeros(len(groups)), groups=np.asarray(groups))]
 
 
 def tune(evidence: Evidence, trials: int, seed: int, show: Callable[[int], None] = lambda tried: None) -> Found:
-    """Tries settings, at most `trials`, and says what the best are worth.
+    """Tries at most `trials` settings and estimates the gain of the best.
 
-    Every setting is scored with members and thresholds learned on other patients than it is scored on. What choosing
-    among many settings adds by luck is taken out as well: `Found.gain` scores each part of the patients by the settings
-    that are best on the other parts. (These settings' members and thresholds for other parts have seen that part's
-    labels, an influence of second order.)
+    Every setting is scored with members and thresholds learned on other patients than it is scored on. Selection bias
+    is removed as well: `Found.gain` scores each fold by the settings that are best on the other folds. (These settings'
+    members and thresholds for other folds have seen that fold's labels, an influence of second order.)
 
     Raises:
         CannotHoldOutError: if there are fewer than two patients, or without a part of them no class can be scored.
@@ -125,7 +124,7 @@ class _Search:
         self._labels = torch.from_numpy(np.asarray(evidence.labels)).long()
         self._own = evidence.models[0].own.double()
         self._truth = truth_matrix(evidence.labels, self._own.shape[1])
-        self._parts = folds(evidence.units, seed)
+        self._parts = folds(evidence.groups, seed)
         self._others = [np.setdiff1d(np.arange(len(self._labels)), held_out) for held_out in self._parts]
         # All images, then all but each part: a metric sorts once for all of them.
         self._weights = np.ones((1 + len(self._parts), len(self._labels)))
@@ -167,7 +166,7 @@ class _Search:
         return scores[0] if math.isfinite(scores[0]) else -math.inf
 
     def _judge(self, choices: Choices, tried: int) -> Found:
-        """What of the best settings is adopted."""
+        """Decides which of the best settings are adopted."""
         evidence, own = self._evidence, self._own
         (_, best), *without = self._best
         if any(value == -math.inf for value, _ in without):
@@ -234,15 +233,15 @@ class _Search:
 
 
 def _of_one_model(settings: Settings) -> Settings:
-    """What the settings do to each model by itself."""
+    """The settings that apply to each model alone."""
     return replace(settings, ensemble="none", members=1, thresholds=False)
 
 
 def choices_of(evidence: Evidence) -> Choices:
-    """What the stored predictions leave to choose from."""
+    """The choices that the stored predictions allow."""
     models = evidence.models
     stored = min(len(model.views) for model in models)
-    # Where a model's own prediction is the first view, that view is no choice of its own.
+    # Where a model's own prediction is the first view, one view is not a separate choice.
     plain = all(torch.allclose(model.own, model.views[0]) for model in models)
     views = tuple(count for count in (0, *VIEWS) if count <= stored and not (count == 1 and plain))
     linear = any(model.head is not None for model in models)

@@ -1,7 +1,7 @@
-"""The settings that need no training, and how they are proposed.
+"""Post-hoc settings, which need no training, and their search space.
 
-Merging the images of one study (none, mean or maximum) is not among them: a table says which patient an image is of,
-and has no column for the study.
+Merging the images of one study (none, mean or maximum) is not among them: tables have a column for the patient of an
+image, but none for the study.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Ensemble = Literal["none", "mean", "class_wise"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How stored predictions become the final ones; by default they stay what they are."""
+    """How stored predictions become the final ones; the defaults leave them unchanged."""
 
     views: int = 0
     """Views of an image that predictions are merged from, see `trainers.images.tta`; 0: as the model predicts."""
@@ -59,7 +59,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Choices:
-    """What there is to choose from."""
+    """The search space of a run."""
 
     task: Task
     views: tuple[int, ...]
@@ -67,18 +67,18 @@ class Choices:
     models: int
     """Models whose predictions are stored."""
     linear: bool
-    """Whether any model's head is linear, so that tau-normalisation applies to it; others stay what they are."""
+    """Whether any model's head is linear, so that tau-normalisation applies to it."""
     ranking: bool
     """Whether the objective depends on rankings alone, so that thresholds are not searched but decided at the end."""
 
     @property
     def finite(self) -> bool:
-        """Whether all settings can be tried: several labels an image leave nothing continuous."""
+        """Whether all settings can be tried: multi-label data have no continuous setting."""
         return self.task == Task.MULTI_LABEL
 
 
 def propose(trial: optuna.Trial, choices: Choices) -> Settings:
-    """Draws settings. Several labels: no tau, which would leave every ranking within a label as it is."""
+    """Suggests settings. For multi-label data without tau, which changes no ranking within a label."""
     views = trial.suggest_categorical("views", choices.views)
     # The geometric mean and the mean of logits are one and the same for one label an image.
     merges = ["geometric", "arithmetic", "logit_mean"] if choices.finite else ["geometric", "arithmetic"]
@@ -102,7 +102,7 @@ def propose(trial: optuna.Trial, choices: Choices) -> Settings:
 
 
 def sampler(choices: Choices, seed: int) -> BaseSampler:
-    """All settings in turn where there are so few, else TPE."""
+    """Exhaustive search where the choices are finite, otherwise TPE."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         if choices.finite:

@@ -1,4 +1,4 @@
-"""Thresholds of the yes / no decision for each label, instead of probability 0.5 for all. Needs no training."""
+"""Decision thresholds per label that maximise F1, in place of probability 0.5."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def test_extra_data_is_counted_apart_and_said(tiny_csv: Path, tmp_path: Path) ->
     assert spec.data.training_images == without.data.training_images + 80 == len(plain.train) + 80
     assert spec.data.fingerprint == without.data.fingerprint and not without.data.extra
     text = "\n".join(spec.notes)
-    for words in ("extra data more: 80 images of", "extra data more: unknown there: c", "are left out: hernia"):
+    for words in ("extra data more: 80 images of", "extra data more: unknown there: c", "are dropped: hernia"):
         assert words in text
     groups = [note for note in without.notes if note.startswith("Classes by training images")]
     assert groups and groups[0] in spec.notes

@@ -330,13 +330,13 @@ class TestMistakes:
         (tmp_path / "test1.png").unlink()
         (tmp_path / "test1.png").mkdir()
         message = problems_of(table)
-        assert "2 of 9 files are no image" in message
+        assert "2 of 9 files are not images" in message
         assert "val1.png (not an image)" in message and "test1.png (" in message
 
     def test_a_path_that_no_file_can_have(self, tmp_path: Path) -> None:
         table = make_table(tmp_path, GIVEN)
         table.write_text(table.read_text().replace("val1.png", "val1\0.png"))
-        assert "1 of 9 files are no image" in problems_of(table)
+        assert "1 of 9 files are not images" in problems_of(table)
 
     def test_all_mistakes_are_reported_at_once(self, tmp_path: Path) -> None:
         rows = changed(1, image="train0.png", split="holdout")

@@ -341,13 +341,13 @@ def test_main_metric_comes_first() -> None:
 @pytest.mark.parametrize(
     ("name", "task", "parts"),
     [
-        ("map", Task.MULTI_LABEL, ["no metric 'map'", "did you mean mAP?"]),
+        ("map", Task.MULTI_LABEL, ["unknown metric 'map'", "did you mean mAP?"]),
         ("macro-auc", Task.MULTI_CLASS, ["did you mean macro_auc?"]),
         ("BACC", Task.MULTI_LABEL, ["'BACC' does not apply to multi-label data", "mAP, macro_auc"]),
         ("kappa", Task.MULTI_LABEL, ["'kappa' does not apply to multi-label data", "did you mean macro_kappa?"]),
         ("ECE", Task.MULTI_CLASS, ["'ECE' is better when smaller", "metrics for multi-class data: BACC, mAP"]),
         ("macro_ece", Task.MULTI_LABEL, ["'macro_ece' is better when smaller", "it is logged for every trial"]),
-        ("xyzzy", Task.MULTI_CLASS, ["no metric 'xyzzy'", "metrics for multi-class data: BACC, mAP"]),
+        ("xyzzy", Task.MULTI_CLASS, ["unknown metric 'xyzzy'", "metrics for multi-class data: BACC, mAP"]),
     ],
 )
 def test_an_unknown_metric_names_the_valid_ones(name: str, task: Task, parts: list[str]) -> None:

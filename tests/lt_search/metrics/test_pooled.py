@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 from sklearn import metrics as sk
 
-from lt_search.metrics.bootstrap import standard_error
+from lt_search.metrics.bootstrap import Bootstrap
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import METRICS, check_metric, evaluate
 from trainers.task import Task
@@ -64,7 +64,7 @@ def test_scores_are_undefined_without_a_positive_label_or_with_infinite_logits(n
 def test_the_score_of_the_challenge_can_be_searched_for() -> None:
     truth, logits = sample(5, ties=False)
     assert check_metric("odir_score", Task.MULTI_LABEL).direction == "maximize"
-    units = [str(index) for index in range(60)]
-    assert 0 < standard_error("odir_score", Task.MULTI_LABEL, truth, logits, units) < 0.1
+    bootstrap = Bootstrap("odir_score", Task.MULTI_LABEL, truth, [str(index) for index in range(60)])
+    assert 0 < bootstrap.standard_error(logits) < 0.1
     worst = METRICS["odir_score"].prepare(truth, np.where(truth, -1.0, 1.0), Task.MULTI_LABEL)(np.ones((1, 60)))
     assert METRICS["odir_score"].lowest <= worst[0] < 0

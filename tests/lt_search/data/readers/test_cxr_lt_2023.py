@@ -100,7 +100,7 @@ def test_subjects_that_the_published_parts_divide_are_counted(tmp_path: Path) ->
 class TestMistakes:
     def test_an_empty_folder_and_an_unknown_variant(self, tmp_path: Path) -> None:
         assert "no file train.csv or cxr-lt-2023/train.csv" in problems_of("cxr-lt-2023", tmp_path)
-        assert "'study' after 'cxr-lt-2023' is none of official, subject" in problems_of("cxr-lt-2023:study", tmp_path)
+        assert "'cxr-lt-2023' has no variant 'study'" in problems_of("cxr-lt-2023:study", tmp_path)
 
     def test_labels_paths_and_studies_that_cannot_be(self, tmp_path: Path) -> None:
         root = make_cxr_lt(tmp_path)

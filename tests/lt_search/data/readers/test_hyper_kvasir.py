@@ -118,7 +118,7 @@ class TestMistakes:
     def test_an_empty_folder_and_an_unknown_variant(self, tmp_path: Path) -> None:
         message = problems_of("hyper-kvasir:official-2-2", tmp_path)
         assert f"no folder {IMAGES} in {tmp_path}; there is: nothing" in message
-        assert "'official-2-2' after 'hyper-kvasir' is neither lists nor official-2-F" in message
+        assert "'hyper-kvasir' has no variant 'official-2-2'" in message
 
     def test_unknown_words_repeated_images_and_missing_files(self, tmp_path: Path) -> None:
         small(tmp_path)

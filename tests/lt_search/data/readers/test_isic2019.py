@@ -8,13 +8,13 @@ from sklearn.model_selection import train_test_split
 from lt_search.data import Dataset, load_dataset
 from lt_search.data.readers.isic2019 import CLASSES, GROUND_TRUTH, IMAGES, METADATA
 from lt_search.data.readers.isic2019_lt import (
-    LEFT_OUT,
     balanced_counts,
     divide_balanced,
     divide_long_tailed,
     long_tailed_counts,
     part_counts,
 )
+from lt_search.data.readers.published import EXCLUDED
 from lt_search.errors import UserError
 from tests.helpers.pictures import write_csv
 from tests.helpers.published import ISIC_COUNTS, make_isic, rewrite
@@ -95,7 +95,7 @@ class TestPublishedCounts:
             own = part_of[classes == index]
             assert tuple((own == part).sum() for part in range(3)) == part_counts(number)
         part_of = divide_balanced(classes, balanced_counts(PUBLISHED, factor), 0)
-        assert (part_of != LEFT_OUT).sum() == sum(BALANCED_TABLE[factor]) + 8 * 150
+        assert (part_of != EXCLUDED).sum() == sum(BALANCED_TABLE[factor]) + 8 * 150
         for part, size in ((1, 50), (2, 100)):
             assert np.bincount(classes[part_of == part]).tolist() == [size] * 8
 
@@ -197,7 +197,7 @@ class TestMistakes:
         assert f"no file {GROUND_TRUTH} in {root}; there is: {METADATA}, images/, isic_2019" in message
         assert "is it isic_2019_training_groundtruth (1).csv?" in message
         assert f"no folder {IMAGES} in {root}" in message
-        assert "'lt-0.5' after 'isic2019' is neither lt-F nor balanced-F" in message
+        assert "'isic2019' has no variant 'lt-0.5'" in message
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         message = problems_of("isic2019", tmp_path)
@@ -220,7 +220,7 @@ class TestMistakes:
         (root / METADATA).unlink()
         (root / IMAGES / "ISIC_0000003.jpg").unlink()
         message = problems_of("isic2019:lt", root)
-        for part in (f"no file {METADATA}", "1 of 126 images are missing", "'lt' after 'isic2019'"):
+        for part in (f"no file {METADATA}", "1 of 126 images are missing", "'isic2019' has no variant 'lt'"):
             assert part in message
 
     def test_rows_without_exactly_one_class(self, tmp_path: Path) -> None:

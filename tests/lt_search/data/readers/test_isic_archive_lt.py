@@ -77,7 +77,7 @@ class TestMistakes:
         message = problems_of("isic-archive-lt", tmp_path)
         assert all(f"no file {name}.csv" in message for name in CLASSES)
         assert "or the lists of LMD (training.csv, validation.csv, testing.csv)" in message
-        assert "'all' after 'isic-archive-lt' is none of lists, patient" in problems_of("isic-archive-lt:all", tmp_path)
+        assert "'isic-archive-lt' has no variant 'all'" in problems_of("isic-archive-lt:all", tmp_path)
 
     def test_a_missing_list_and_rows_without_one_class(self, tmp_path: Path) -> None:
         make_archive(tmp_path)

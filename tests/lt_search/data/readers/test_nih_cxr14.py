@@ -131,7 +131,7 @@ class TestMistakes:
         message = problems_of("nih-cxr14:oficial", tmp_path)
         assert "no file Data_Entry_2017_v2020.csv or Data_Entry_2017.csv" in message
         assert "no folder images or images_001/images" in message
-        assert "'oficial' after 'nih-cxr14' is none of official, chexnet, patient" in message
+        assert "'nih-cxr14' has no variant 'oficial'" in message
 
     def test_a_misspelled_table_and_missing_lists(self, tmp_path: Path) -> None:
         root = make_nih(tmp_path, table="Data_Entry_2017 (2).csv")
@@ -196,7 +196,8 @@ class TestMistakes:
         old = root / SPLIT_FOLDERS[3] / ROWS[3][0]
         old.rename(old.with_name("00000002_001 (1).png"))
         message = problems_of("nih-cxr14", root)
-        assert f"1 of 120 images are missing: {ROWS[3][0]}; looked in images_001/images, images_002/images" in message
+        first, second = (root / folder for folder in SPLIT_FOLDERS[:2])
+        assert f"1 of 120 images are missing from {first}, {second}, " in message and f": {ROWS[3][0]}\n" in message
         assert "1 images there are not in the table: 00000002_001 (1).png" in message
 
     def test_missing_images_are_found_also_where_the_table_is_wrong(self, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ class TestMistakes:
     def test_an_empty_folder_and_an_unknown_variant(self, tmp_path: Path) -> None:
         message = problems_of("odir5k:eye", tmp_path)
         assert f"no file {TABLES[0]}" in message and "no folder Training Images" in message
-        assert "'eye' after 'odir5k' is not eyes" in message
+        assert "'odir5k' has no variant 'eye'\n    fix: use one of odir5k, odir5k:eyes" in message
 
     def test_cells_that_cannot_be(self, tmp_path: Path) -> None:
         rows = [[*row] for row in ROWS]

@@ -62,7 +62,7 @@ class TestMistakes:
         message = problems_of("skin7:fold-6", tmp_path)
         assert f"no folder {IMAGES}" in message and f"no file {GROUND_TRUTH}" in message
         assert f"no file {LESIONS[0]}" in message and LESIONS[1] in message
-        assert "'fold-6' after 'skin7' is none of fold-1, fold-2" in message
+        assert "'skin7' has no variant 'fold-6'\n    fix: use one of skin7, skin7:fold-1, skin7:fold-2" in message
 
     def test_rows_without_one_class_without_a_lesion_and_missing_images(self, tmp_path: Path) -> None:
         root = make_skin7(tmp_path)

@@ -54,7 +54,7 @@ def test_a_model_that_is_left_out_does_not_count_even_as_nan() -> None:
 
 
 def test_a_class_without_a_model_is_named() -> None:
-    with pytest.raises(ValueError, match="classes without a model to speak for them: 1"):
+    with pytest.raises(ValueError, match="classes without a model: 1"):
         combine(torch.zeros(1, N, 2), torch.tensor([[True, False]]))
 
 

@@ -27,8 +27,8 @@ def several_labels(models: int = 3, signal: float = 1.0, seed: int = 0) -> Evide
         shared = signal * labels + rng.normal(size=(N, C))
         views = torch.from_numpy(shared + rng.normal(scale=0.5, size=(8, N, C)) - 2.0).float()
         given.append(Predictions(views[0], views, None))
-    units = [f"p{i // 2}" for i in range(N)]
-    return Evidence(Task.MULTI_LABEL, "mAP", labels, units, torch.zeros(C), given)
+    groups = [f"p{i // 2}" for i in range(N)]
+    return Evidence(Task.MULTI_LABEL, "mAP", labels, groups, torch.zeros(C), given)
 
 
 def one_label(seed: int = 0) -> Evidence:
@@ -44,23 +44,23 @@ def one_label(seed: int = 0) -> Evidence:
 
 
 def test_parts_hold_whole_patients_and_every_image_once() -> None:
-    units = several_labels().units
-    parts = folds(units, 0)
+    groups = several_labels().groups
+    parts = folds(groups, 0)
     assert sorted(np.concatenate(parts)) == list(range(N))
-    held = [{units[row] for row in part} for part in parts]
-    assert sum(map(len, held)) == len(set(units)) == len(set.union(*held))
+    held = [{groups[row] for row in part} for part in parts]
+    assert sum(map(len, held)) == len(set(groups)) == len(set.union(*held))
 
 
 def test_a_split_of_one_patient_is_refused() -> None:
     evidence = several_labels()
     with pytest.raises(CannotHoldOutError, match="fewer than two validation patients"):
-        tune(replace(evidence, units=["p"] * N), 5, 0)
+        tune(replace(evidence, groups=["p"] * N), 5, 0)
 
 
 def test_members_and_thresholds_come_from_other_patients() -> None:
     """Labels of the held-out part, turned around, change nothing of what that part is given."""
     evidence = several_labels()
-    parts = folds(evidence.units, 0)
+    parts = folds(evidence.groups, 0)
     settings = [Settings(ensemble="class_wise", members=1, thresholds=True)] * len(parts)
     turned = evidence.labels.copy()
     turned[parts[0]] = 1 - turned[parts[0]]
@@ -92,7 +92,7 @@ def test_the_objective_without_a_part_is_that_of_the_other_images() -> None:
     own = evidence.models[0].own.double()
     scores = search._scores(own)
     assert scores[0] == pytest.approx(evidence.score("mAP", own))
-    for part, found in zip(folds(evidence.units, 0), scores[1:], strict=True):
+    for part, found in zip(folds(evidence.groups, 0), scores[1:], strict=True):
         others = np.setdiff1d(np.arange(N), part)
         assert found == pytest.approx(average_precision_score(evidence.labels[others], own[others].numpy()))
 
@@ -101,7 +101,7 @@ def test_members_by_class_are_chosen_by_their_average_precision_on_other_patient
     evidence = several_labels()
     search = _Search(evidence, 0)
     quality = search._quality(Settings())
-    others = np.setdiff1d(np.arange(N), folds(evidence.units, 0)[2])
+    others = np.setdiff1d(np.arange(N), folds(evidence.groups, 0)[2])
     for model, found in zip(evidence.models, quality[:, 3], strict=True):
         expected = average_precision_score(evidence.labels[others], model.own[others].numpy(), average=None)
         np.testing.assert_allclose(found, expected)
@@ -144,8 +144,10 @@ def test_thresholds_that_are_right_already_are_seldom_changed() -> None:
         rng = np.random.default_rng(seed)
         labels = (rng.random((N, C)) < 0.5).astype(np.uint8)
         own = torch.from_numpy(1.5 * (2.0 * labels - 1) + rng.normal(size=(N, C)) * 1.2).float()
-        units = [str(i) for i in range(N)]
-        evidence = Evidence(Task.MULTI_LABEL, "mAP", labels, units, torch.zeros(C), [Predictions(own, own[None], None)])
+        groups = [str(i) for i in range(N)]
+        evidence = Evidence(
+            Task.MULTI_LABEL, "mAP", labels, groups, torch.zeros(C), [Predictions(own, own[None], None)]
+        )
         adopted += tune(evidence, 10, seed).adopted
     assert adopted <= 5
 

@@ -6,8 +6,8 @@ from typing import cast
 
 import numpy as np
 
+from lt_search.data.groups import joined_groups, tied_groups
 from lt_search.data.table import ImageSource, Part
-from lt_search.data.units import joined_groups, tied_units
 
 NO_SOURCE = cast("ImageSource", None)
 
@@ -16,7 +16,7 @@ def part(*ties: str) -> Part:
     """A training part of images with these keys, separated by blanks."""
     keys = tuple(tuple(key.split()) for key in ties)
     ids = tuple(str(number) for number in range(len(keys)))
-    return Part("train", ids, np.zeros((len(keys), 2), np.uint8), tied_units(keys), NO_SOURCE, "", keys)
+    return Part("train", ids, np.zeros((len(keys), 2), np.uint8), tied_groups(keys), NO_SOURCE, "", keys)
 
 
 def together(*parts: Part) -> set[frozenset[int]]:

@@ -1,4 +1,4 @@
-"""What must stay on one side of the split: images tied to each other by a patient or a group."""
+"""Group ids: which images a patient or a group ties to each other, so that no split divides them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from lt_search.data.table import Part
 
 _KIND = re.compile(r"^(group|patient|subject|lesion):")
-"""What a data set calls that which ties images together; another one may call it otherwise."""
+"""The kinds of keys that tie images together; two data sets may use different kinds for the same people."""
 
 _BY_ITSELF = "image:"
-"""What the group of an image begins with that nothing ties to others; two data sets may name different ones alike."""
+"""Prefix of the key of an image that nothing ties to others; two data sets may use one name for different images."""
 
 
-def units_of(rows: Sequence[Row]) -> tuple[str, ...]:
-    """(N,) the unit of each row: images that share a patient or a group, directly or through others, share a unit.
+def group_ids(rows: Sequence[Row]) -> tuple[str, ...]:
+    """(N,) the group id of each row: images that share a patient or a group, directly or through others, share an id.
 
-    An image without either is a unit of its own. So where all images have a group and no patient (or the reverse),
-    units are just the groups.
+    An image without either has an id of its own. So where all images have a group and no patient (or the reverse),
+    ids are just the groups.
     """
-    return tied_units([ties_of(row) for row in rows])
+    return tied_groups([ties_of(row) for row in rows])
 
 
-def tied_units(ties: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """(N,) the unit of each image: the first, in sorted order, of all keys that tie it to others, directly or not.
+def tied_groups(ties: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """(N,) the group id of each image: the first, in sorted order, of all keys that tie it to others, directly or not.
 
     Args:
         ties: (N,) the keys of each image, at least one; a key says what it is, since group 7 is not patient 7.
@@ -49,8 +49,8 @@ def tied_units(ties: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(root(first) for first, *_ in ties)
 
 
-def unit_name(rows: Sequence[Row]) -> str:
-    """What units are, in a word for a person: `group`, `patient`, `image`, or several of them."""
+def group_kind(rows: Sequence[Row]) -> str:
+    """What group ids stand for, for people: `group`, `patient`, `image`, or several of them."""
     kinds = [
         ("group", any(row.group for row in rows)),
         ("patient", any(row.patient for row in rows)),
@@ -71,11 +71,11 @@ def people_of(part: Part) -> list[set[str]]:
 
 
 def joined_groups(parts: Sequence[Part]) -> tuple[str, ...]:
-    """(N,) what must stay together of the images of several data sets, one set after another.
+    """(N,) group ids of the images of several data sets, one set after another.
 
-    A patient or group of a later set is the one of that name in those before it: of the same kind where there is one,
-    else of whatever kind, since two tables may call it otherwise. An image that nothing ties to others stays by itself,
-    although another set may have a file of that name. The groups of a single set are its own.
+    A patient or group of a later set is the one of that name in those before it: of the same kind if there is one,
+    otherwise of any kind, since two tables may use different kinds. An image that nothing ties to others stays by
+    itself, although another set may have a file of that name. For a single set, these are its own group ids.
     """
     known: dict[str, set[str]] = {}  # keys by name
 
@@ -91,7 +91,7 @@ def joined_groups(parts: Sequence[Part]) -> tuple[str, ...]:
         for key in set().union(*joined):
             known.setdefault(_name(key), set()).add(key)
         ties += joined
-    return tied_units(ties)
+    return tied_groups(ties)
 
 
 def _keys_of(part: Part) -> list[set[str]]:
