@@ -86,15 +86,13 @@ def report_data(spec: RunSpec, journal: Journal, store: FolderStore, *, driven: 
         probe_audit=summary.foresight,
         default_trial=0 if summary.trials and spec.search else None,
         log_parameters=frozenset(name for name, p in spec.parameters.items() if _is_log(p.distribution)),
-        notes=(*spec.notes, *_interrupted(trials, store), *_incomplete_logs(spec, journal, trials)),
+        notes=(*spec.notes, *_interrupted(trials), *_incomplete_logs(spec, journal, trials)),
     )
 
 
-def _interrupted(trials: Sequence[TrialRow], store: FolderStore) -> list[str]:
+def _interrupted(trials: Sequence[TrialRow]) -> list[str]:
     count = sum(trial.state == "interrupted" for trial in trials)
-    if not count:
-        return []
-    return [f"The search is not running; unfinished trials: {count}. Continue it with `--resume {store.root.name}`."]
+    return [f"The search is not running; interrupted trials: {count}. Continue it with `--resume`."] if count else []
 
 
 def _incomplete_logs(spec: RunSpec, journal: Journal, trials: Sequence[TrialRow]) -> list[str]:
