@@ -170,7 +170,7 @@ def _read_tuned(store: FolderStore) -> dict[str, Any]:
 def _test_scores(store: FolderStore) -> str:
     if not store.exists(LOOKS):
         return "not scored; trials never see it"
-    lines = _readable(lambda: store.read(LOOKS).splitlines(), None)
+    lines = _readable(lambda: store.read(LOOKS).splitlines())
     return f"{LOOKS} cannot be read" if lines is None else f"scored {len(lines)} times (see {LOOKS})"
 
 
@@ -182,7 +182,7 @@ def _trial_row(spec: RunSpec, store: FolderStore, trial: TrialSummary, *, driven
             report.value if report.value is not None else math.nan,
             report.scalars.get(spec.metric) if report.stage == 1 else None,
         )
-        for report in _readable(lambda: read_reports(store, trial.number), [])
+        for report in _readable(lambda: read_reports(store, trial.number)) or ()
     ]
     return TrialRow(
         number=trial.number,
@@ -196,12 +196,12 @@ def _trial_row(spec: RunSpec, store: FolderStore, trial: TrialSummary, *, driven
     )
 
 
-def _readable(read: Callable[[], T], otherwise: T) -> T:
-    """What `read` returns; `otherwise` where a file is damaged or cannot be opened."""
+def _readable(read: Callable[[], T]) -> T | None:
+    """What `read` returns; None where its file is damaged or cannot be opened."""
     try:
         return read()
     except (OSError, ValueError):
-        return otherwise
+        return None
 
 
 def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
@@ -219,7 +219,7 @@ def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
 
 def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | None:
     """The best trial's scores; None where its last step can be read from neither its log nor its checkpoint."""
-    final = _readable(lambda: final_report(store, best.number), None)
+    final = _readable(lambda: final_report(store, best.number))
     if final is None:
         return None
     errors = final.score_errors
