@@ -285,6 +285,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(searches: Searches) -> None:
     assert "Traceback" not in err
     before = searches.trials("a")
     assert [trial for trial in before if trial.state is TrialState.RUNNING], "interrupted trials are not ended"
+    assert ">interrupted</span>" in (searches.storage / "a/report.html").read_text()
     searches.inline("--resume", "a")
     after = searches.trials("a")
     assert len(after) == 6

@@ -23,7 +23,8 @@ from lt_search.data.registry import bundled_for, load_dataset
 from lt_search.errors import ExitCode, Problem, Problems, UserError
 from lt_search.metrics.evaluate import METRICS, counted_classes
 from lt_search.results.export import export_best
-from lt_search.results.report.collect import REPORT, write_report
+from lt_search.results.report.collect import REPORT, report_data
+from lt_search.results.report.page import render as render_report
 from lt_search.results.summary import RunSummary, summarise
 from lt_search.samplers import NeverSeenWarning, ReseededSampler, StagedSampler
 from lt_search.storage.addresses import compute_kind
@@ -368,7 +369,7 @@ def _conclude(spec: RunSpec, journal: Journal, store: FolderStore, stop: StopRea
     best = summary.best
     if best is not None:
         export_best(spec, store, summary)
-    write_report(spec, journal, store)
+    store.write(REPORT, render_report(report_data(spec, journal, store, driven=False)))
     if best is not None:
         console.print(render_leaderboard(spec, summary))
         say(f"best: trial {best.number}, validation {spec.metric} {show_value(best.value, best.standard_error)}")

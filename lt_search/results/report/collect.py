@@ -1,15 +1,18 @@
-"""Fills the report from a run's files."""
+"""Contents of a run's report, read from its journal and the trials' logs."""
 
 from __future__ import annotations
 
+import errno
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from lt_search.errors import Problem, UserError
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import METRICS
 from lt_search.pruning.rungs import Decision
@@ -37,24 +40,45 @@ if TYPE_CHECKING:
     from lt_search.storage.files import FolderStore
     from lt_search.storage.journal import Journal
 
+T = TypeVar("T")
+
 REPORT = "report.html"
+LOG = "metrics.jsonl"
 
 
 def write_report(spec: RunSpec, journal: Journal, store: FolderStore) -> None:
-    """Writes `report.html` into a run's folder."""
-    store.write(REPORT, render(report_data(spec, journal, store)))
+    """Writes `report.html` into a run's folder.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    page = render(report_data(spec, journal, store, driven=is_driven(store.root)))
+    try:
+        store.write(REPORT, page)
+    except OSError as error:
+        what = f"cannot be written ({error.strerror})"
+        fix = "free some space" if error.errno == errno.ENOSPC else "copy the run's folder to where it can be written"
+        raise UserError(Problem(str(store.path(REPORT)), what, f"{fix} and run `lt-search report` again")) from error
 
 
-def report_data(spec: RunSpec, journal: Journal, store: FolderStore) -> ReportData:
-    """Everything the report shows, read from the journal and the trials' logs."""
-    summary = summarise(spec, journal, driven=is_driven(store.root))
+def report_data(spec: RunSpec, journal: Journal, store: FolderStore, *, driven: bool) -> ReportData:
+    """Everything the report shows.
+
+    Args:
+        spec: the run.
+        journal: its journal.
+        store: its folder.
+        driven: whether a search trains the run's unfinished trials now; else they are interrupted.
+    """
+    summary = summarise(spec, journal, driven=driven)
+    trials = [_trial_row(spec, store, trial) for trial in summary.trials]
     metric = METRICS[spec.metric]
     return ReportData(
         title=store.root.name,
         facts=_facts(spec, store, summary),
         metric=spec.metric,
         metric_title=metric.title,
-        trials=[_trial_row(spec, store, trial) for trial in summary.trials],
+        trials=trials,
         rungs=_rung_rows(spec, journal),
         winner=_winner(spec, store, summary.best) if summary.best else None,
         importances=_importances(journal),
@@ -62,19 +86,40 @@ def report_data(spec: RunSpec, journal: Journal, store: FolderStore) -> ReportDa
         probe_audit=summary.probe_audit,
         default_trial=0 if summary.trials and spec.search else None,
         log_parameters=frozenset(name for name, p in spec.parameters.items() if _is_log(p.distribution)),
-        notes=spec.notes,
+        notes=(*spec.notes, *_interrupted(trials), *_incomplete_logs(spec, journal, trials)),
     )
+
+
+def _interrupted(trials: Sequence[TrialRow]) -> list[str]:
+    count = sum(trial.state == "interrupted" for trial in trials)
+    return [f"The search is not running; interrupted trials: {count}. Continue it with `--resume`."] if count else []
+
+
+def _incomplete_logs(spec: RunSpec, journal: Journal, trials: Sequence[TrialRow]) -> list[str]:
+    """A sentence about trials whose journal has values of steps that their log lacks."""
+    damaged = []
+    for trial in trials:
+        logged = {step.step + (spec.stage_lengths[0] if step.stage == 2 else 0) for step in trial.history}
+        if not logged.issuperset(journal.trial(trial.number).intermediate_values):
+            damaged.append(str(trial.number))
+    if not damaged:
+        return []
+    return [
+        f"{LOG} is missing or damaged in the folders of trials {', '.join(damaged)}: their learning curves and last "
+        "steps are incomplete here. Their states and final values are not affected: they are from the journal."
+    ]
 
 
 def _facts(spec: RunSpec, store: FolderStore, summary: RunSummary) -> dict[str, str]:
     provenance = read_provenance(store)
+    versions = provenance.get("versions") or {}
     images = ", ".join(f"{count:,} {part}" for part, count in spec.data.images.items())
     s1, s2 = spec.stage_lengths
     return {
         "Space": f"{spec.options['space']} ({spec.trainer}, budget {spec.budget})",
         "Data": f"{spec.data.name}: {len(spec.data.classes)} classes, {images} images at {spec.data.image_size} px",
         "Split": f"{spec.data.split_origin} (hash {spec.data.split_hash})",
-        "Test split": _looks(store),
+        "Test split": _test_scores(store),
         **_posthoc(store, summary),
         "Stages": f"{s1} steps of stage 1, {s2} of stage 2",
         "Pruning": f"eta {spec.eta}, stage-wise rungs" if spec.prune else "off",
@@ -83,19 +128,19 @@ def _facts(spec: RunSpec, store: FolderStore, summary: RunSummary) -> dict[str, 
         "Trials": f"{summary.ended} of {summary.target} done",
         "Started": str(provenance.get("started", "")),
         "Written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "Versions": ", ".join(f"{name} {v}" for name, v in provenance.get("versions", {}).items() if v),
+        "Versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
         "Code": str(provenance.get("git") or "not in a git checkout"),
     }
 
 
 def _stage1(spec: RunSpec, summary: RunSummary) -> str:
     if not spec.reuse:
-        return "trained anew in every trial"
-    return f"trained to the end {summary.stage1_trained} times, used again by {summary.reused} trials"
+        return "trained in every trial (reuse is off)"
+    return f"{summary.stage1_trained} trained to the end, reused by {summary.reused} trials"
 
 
 def _posthoc(store: FolderStore, summary: RunSummary) -> dict[str, str]:
-    """What was tuned after training, where something was."""
+    """The post-hoc settings, where there are some."""
     name = f"{POSTHOC}/{SETTINGS}"
     if not store.exists(name):
         return {}
@@ -106,7 +151,7 @@ def _posthoc(store: FolderStore, summary: RunSummary) -> dict[str, str]:
 
 
 def tuned_before(store: FolderStore, summary: RunSummary) -> list[str]:
-    """A sentence if what was tuned after training knows nothing of the run's best trial; else none."""
+    """A sentence if the post-hoc settings are older than the run's best trial; else none."""
     then = _read_tuned(store).get("best_trial")
     if then is None or summary.best is None or summary.best.number == then:
         return []
@@ -114,7 +159,7 @@ def tuned_before(store: FolderStore, summary: RunSummary) -> list[str]:
 
 
 def _read_tuned(store: FolderStore) -> dict[str, Any]:
-    """The file of what was tuned after training; empty where it cannot be read."""
+    """The file of post-hoc settings; empty where it cannot be read."""
     try:
         content = yaml.safe_load(store.read(f"{POSTHOC}/{SETTINGS}"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -122,31 +167,41 @@ def _read_tuned(store: FolderStore) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _looks(store: FolderStore) -> str:
-    looks = len(store.read(LOOKS).splitlines()) if store.exists(LOOKS) else 0
-    return f"looked at {looks} times (see {LOOKS})" if looks else "not looked at; trials never see it"
+def _test_scores(store: FolderStore) -> str:
+    if not store.exists(LOOKS):
+        return "not scored; trials never see it"
+    lines = _readable(lambda: store.read(LOOKS).splitlines())
+    return f"{LOOKS} cannot be read" if lines is None else f"scored {len(lines)} times (see {LOOKS})"
 
 
 def _trial_row(spec: RunSpec, store: FolderStore, trial: TrialSummary) -> TrialRow:
-    history = [
+    steps = [
         StepValue(
             report.stage,
             report.step,
             report.value if report.value is not None else math.nan,
             report.scalars.get(spec.metric) if report.stage == 1 else None,
         )
-        for report in read_reports(store, trial.number)
+        for report in _readable(lambda: read_reports(store, trial.number)) or ()
     ]
     return TrialRow(
         number=trial.number,
         state=trial.state,  # type: ignore[arg-type]
         params=trial.params,
-        history=[step for step in history if not math.isnan(step.value) or step.head is not None],
+        history=[step for step in steps if not math.isnan(step.value) or step.head is not None],
         value=trial.value,
         standard_error=trial.standard_error,
         seconds=sum(trial.seconds.values()) if trial.seconds else None,
         reason=trial.note if trial.state == "failed" else "",
     )
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    """What `read` returns; None where its file is damaged or cannot be opened."""
+    try:
+        return read()
+    except (OSError, ValueError):
+        return None
 
 
 def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
@@ -166,19 +221,22 @@ def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
 
 
 def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | None:
-    final = final_report(store, best.number)
+    """The best trial's scores; None where its last step can be read from neither its log nor its checkpoint."""
+    final = _readable(lambda: final_report(store, best.number))
     if final is None:
         return None
-    values, errors = final.per_class.get(spec.metric, []), final.score_errors
+    errors = final.score_errors
+    values = final.per_class.get(spec.metric, [])
+    class_errors = errors.get("per_class", [None] * len(values))
     group_of = {i: name for name, members in class_groups(spec.data.train_counts).items() for i in members}
     classes = [
         ClassScore(
             name,
             group_of[index],
             spec.data.train_counts[index],
-            None if value is None else Score(value, errors["per_class"][index]),
+            None if value is None else Score(value, error),
         )
-        for index, (name, value) in enumerate(zip(spec.data.classes, values, strict=False))
+        for index, (name, value, error) in enumerate(zip(spec.data.classes, values, class_errors, strict=False))
     ]
     groups = {
         name: Score(final.scalars[f"{spec.metric}_{name}"], error) for name, error in errors.get("groups", {}).items()
@@ -189,7 +247,7 @@ def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | N
 
 
 def _importances(journal: Journal) -> dict[str, float]:
-    """fANOVA importances over finished trials; empty where there are too few to tell."""
+    """fANOVA importances over finished trials; empty with fewer than four."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     finished = [trial for trial in journal.trials() if trial.state == TrialState.COMPLETE]

@@ -1,28 +1,31 @@
-"""What a report about a run shows, as plain values: whoever owns a run fills them in."""
+"""Contents of a run's report as plain values."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from lt_search.pruning.probe_audit import ProbeAudit
+from lt_search.results.report.text import known, parameter_text
 
 TrialState = Literal["finished", "pruned", "failed", "running", "interrupted"]
+"""An interrupted trial is unfinished while no driver holds the run: `--resume` continues it."""
 
 
 @dataclass(frozen=True)
 class StepValue:
-    """What one step of one trial gave."""
+    """Scores of one trial after one step."""
 
     stage: int
     """1 or 2."""
     step: int
-    """Steps of this stage that are done, from 1."""
+    """Completed steps of this stage, from 1."""
     value: float
     """The objective on the validation split: of the probe in stage 1, of the model in stage 2."""
     head: float | None = None
-    """In stage 1, the objective of the model's own head."""
+    """In stage 1, the objective of the stage-1 head."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class TrialRow:
     standard_error: float | None = None
     """Bootstrap standard error of `value`."""
     seconds: float | None = None
-    """Time it has trained and been evaluated."""
+    """Time spent on training and evaluation."""
     reason: str = ""
     """Why it failed: the last lines of its error."""
 
@@ -52,17 +55,17 @@ class RungEntry:
     trial: int
     value: float
     stopped: bool
-    """False where the trial went on."""
+    """False where the trial continued."""
     standard_error: float | None = None
 
 
 @dataclass(frozen=True)
 class RungRow:
-    """A rung with everything recorded there."""
+    """One rung with its records."""
 
     stage: int
     step: int
-    """Steps of the stage that are done, from 1."""
+    """Completed steps of the stage, from 1."""
     entries: Sequence[RungEntry]
     """In order of arrival."""
 
@@ -73,7 +76,7 @@ class Score:
 
     value: float
     standard_error: float | None = None
-    """None or NaN where it is not known."""
+    """None or NaN where unknown."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class ClassScore:
     """`head`, `medium` or `tail`."""
     train_images: int
     score: Score | None
-    """None where the split has too few images of the class to score it."""
+    """None where the split has too few images of the class."""
 
 
 @dataclass(frozen=True)
@@ -95,58 +98,96 @@ class Winner:
     trial: int
     overall: Score
     groups: Mapping[str, Score]
-    """By `head`, `medium`, `tail`; those that have scored classes."""
+    """By `head`, `medium`, `tail`; groups without scored classes are absent."""
     classes: Sequence[ClassScore]
     """In class order; empty where the metric has no per-class values."""
     class_title: str
-    """What a class's score is, in words, such as `average precision`."""
+    """Name of a class's score, such as `average precision`."""
+
+    def by_frequency(self) -> list[ClassScore]:
+        """Classes from most to fewest training images, as the class groups rank them."""
+        return sorted(self.classes, key=lambda score: -score.train_images)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Where the time went, in seconds summed over trials."""
+    """Time spent and saved, in seconds summed over trials."""
 
     spent: float
     saved_by_pruning: float
-    """Estimated time that stopped trials would have taken to the end."""
+    """Estimated time that pruned trials would have taken to the end."""
     saved_by_reuse: float | None = None
-    """Time of stage 1 that trials did not train again; None where reuse is off."""
+    """Stage-1 training time of reused artefacts; None where reuse is off."""
+
+    @property
+    def saved(self) -> float:
+        """Time saved by pruning and by reuse."""
+        return self.saved_by_pruning + (self.saved_by_reuse or 0.0)
+
+    @property
+    def total(self) -> float:
+        """Time that the search would have taken with neither."""
+        return self.spent + self.saved
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that the report shows."""
+    """Everything the report shows."""
 
     title: str
-    """Such as the run's name."""
+    """The run's name."""
     facts: Mapping[str, str]
-    """Run facts in the order to print: space, data set, split, seeds, trainer, versions, start, end, ..."""
+    """Facts about the run by name, in the order to show: space, data set, split, seed, versions, ..."""
     metric: str
     """The objective's name, such as `mAP`."""
     metric_title: str
     """The objective in words, such as `mean average precision`."""
     trials: Sequence[TrialRow]
     rungs: Sequence[RungRow]
-    """In the order a trial meets them."""
+    """In the order in which a trial reaches them."""
     winner: Winner | None
-    """None while no trial has finished."""
+    """None while no trial has finished, or where the last step of the best one cannot be read."""
     importances: Mapping[str, float]
     """By parameter, summing to 1; empty where they cannot be computed."""
     cost: Cost
     probe_audit: Sequence[ProbeAudit] = ()
-    """Rank correlation between probe score and final objective at each stage-1 rung."""
+    """For each stage-1 rung, the rank correlation between probe score and final objective."""
     default_trial: int | None = None
-    """The trial with the paper's values, if the run has one."""
+    """Number of the trial with the paper's values, if the run has one."""
     log_parameters: frozenset[str] = frozenset()
-    """Parameters that are searched on a log scale."""
-    notes: Sequence[str] = field(default=())
-    """Sentences the reader should know first: bundled data, an interrupted run, classes not counted, ..."""
+    """Parameters searched on a log scale."""
+    notes: Sequence[str] = ()
+    """Sentences to show first: bundled data, interrupted trials, damaged logs, ..."""
 
     def finished(self) -> list[TrialRow]:
         """Finished trials, best first; equal values in order of number."""
         done = [trial for trial in self.trials if trial.state == "finished" and trial.value is not None]
         return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
+    def finished_default(self) -> TrialRow | None:
+        """The trial with the paper's values, once it has finished."""
+        return next((trial for trial in self.finished() if trial.number == self.default_trial), None)
+
+    def counts(self) -> dict[TrialState, int]:
+        """Number of trials by state, without states that no trial is in."""
+        found = Counter(trial.state for trial in self.trials)
+        return {state: found[state] for state in get_args(TrialState) if found[state]}
+
     def searched(self) -> list[str]:
         """All searched parameters, in order of first appearance."""
         return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
+
+    def varying(self) -> list[str]:
+        """Searched parameters that differ between trials; all of them where there is one trial."""
+        names = self.searched()
+        if len(self.trials) < 2:
+            return names
+        return [name for name in names if len({parameter_text(t.params.get(name, "–")) for t in self.trials}) > 1]
+
+    def reached_rungs(self) -> list[RungRow]:
+        """Rungs that a trial has reached."""
+        return [rung for rung in self.rungs if rung.entries]
+
+    def has_curve(self, stage: int) -> bool:
+        """Whether a trial has a value of this stage."""
+        return any(step.stage == stage and known(step.value) for trial in self.trials for step in trial.history)

@@ -1,4 +1,4 @@
-"""The figures of the report, as SVG to be put inside an HTML page.
+"""Figures of the report, as SVG elements for an HTML page.
 
 Colours are those of Okabe and Ito, which people with any colour vision can tell apart; where a colour means
 something, a shape says it, too.
@@ -22,9 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lt_search.results.report.content import ClassScore, ReportData, TrialRow, TrialState, Winner
-from lt_search.results.report.markup import clean
-from lt_search.results.report.text import duration_text, known, parameter_text
+from lt_search.results.report.content import ReportData, TrialRow, TrialState, Winner
+from lt_search.results.report.text import clean, duration_text, known, parameter_text
 
 _MAX_COORDINATES = 10
 """Parameters on the parallel coordinates; more of them cannot be labelled."""
@@ -37,6 +36,7 @@ _STATE_STYLE: dict[TrialState, tuple[str, str]] = {
     "pruned": (_ORANGE, "v"),
     "failed": (_RED, "x"),
     "running": (_PURPLE, "+"),
+    "interrupted": (_PURPLE, "*"),
 }
 _GROUP_STYLE = {"head": (_BLUE, "o"), "medium": (_GREEN, "s"), "tail": (_RED, "D")}
 
@@ -92,7 +92,7 @@ def optimisation_history(data: ReportData) -> str:
         else:
             axes.text(0.5, 0.5, "no trial has finished yet", transform=axes.transAxes, ha="center", color=_SOFT)
             axes.set_yticks([])
-        rest: tuple[TrialState, ...] = ("pruned", "failed", "running")
+        rest: tuple[TrialState, ...] = ("pruned", "failed", "running", "interrupted")
         for state in rest:
             marked = [trial.number for trial in data.trials if trial.state == state]
             if marked:
@@ -118,15 +118,15 @@ def optimisation_history(data: ReportData) -> str:
 
 
 def rung_survival(data: ReportData) -> str:
-    """For each rung, how many trials it let go on and how many it stopped."""
-    rungs = [rung for rung in data.rungs if rung.entries]
+    """For each rung, how many trials continued and how many it stopped."""
+    rungs = data.reached_rungs()
     with _drawing("survival", "Trials at each rung", _HALF, 1.3 + 0.36 * len(rungs)) as (axes, done):
         rows = np.arange(len(rungs))
         stopped = np.array([sum(entry.stopped for entry in rung.entries) for rung in rungs])
-        going = np.array([len(rung.entries) for rung in rungs]) - stopped
-        axes.barh(rows, going, color=_BLUE, height=0.66, label="went on")
-        axes.barh(rows, stopped, left=going, color=_ORANGE, height=0.66, label="stopped")
-        for row, (on, off) in enumerate(zip(going, stopped, strict=True)):
+        continued = np.array([len(rung.entries) for rung in rungs]) - stopped
+        axes.barh(rows, continued, color=_BLUE, height=0.66, label="continued")
+        axes.barh(rows, stopped, left=continued, color=_ORANGE, height=0.66, label="stopped")
+        for row, (on, off) in enumerate(zip(continued, stopped, strict=True)):
             axes.annotate(f"{on} of {on + off}", (on + off, row), (4, 0), textcoords="offset points", va="center")
         axes.set_yticks(rows, [f"stage {rung.stage}, step {rung.step}" for rung in rungs])
         axes.invert_yaxis()
@@ -141,10 +141,10 @@ def rung_survival(data: ReportData) -> str:
 
 def rung_values(data: ReportData) -> str:
     """The values at each rung."""
-    rungs = [rung for rung in data.rungs if rung.entries]
+    rungs = data.reached_rungs()
     with _drawing("values", "Values at each rung", _HALF, 3.6) as (axes, done):
         for stopped, (colour, marker), label in (
-            (False, _STATE_STYLE["finished"], "went on"),
+            (False, _STATE_STYLE["finished"], "continued"),
             (True, _STATE_STYLE["pruned"], "stopped"),
         ):
             points = [
@@ -247,14 +247,9 @@ def parallel_coordinates(data: ReportData) -> str:
     return done()
 
 
-def by_frequency(winner: Winner) -> list[ClassScore]:
-    """The winner's classes from most to fewest training images, as the class groups rank them."""
-    return sorted(winner.classes, key=lambda score: -score.train_images)
-
-
 def class_scores(metric: str, winner: Winner) -> str:
     """Scores of groups and classes with their standard errors."""
-    classes = by_frequency(winner)
+    classes = winner.by_frequency()
     height = 1.9 + 0.25 * (len(winner.groups) + 1 + len(classes))
     with _drawing("classes", "Scores by group and class", _HALF, height) as (axes, done):
         rows: list[tuple[str, Any, str, str]] = [(f"all ({metric})", winner.overall, _INK, "o")]
@@ -321,7 +316,7 @@ def learning_curves(data: ReportData, stage: int) -> str:
             labelled.add(label)
             heads = [(v.step, v.head) for v in trial.history if v.stage == stage and known(v.head)]
             if winner and heads:
-                axes.plot(*zip(*heads, strict=True), color=_INK, lw=1.6, ls=(0, (4, 2)), label="its own head")
+                axes.plot(*zip(*heads, strict=True), color=_INK, lw=1.6, ls=(0, (4, 2)), label="its stage-1 head")
         for rung in data.rungs:
             if rung.stage == stage:
                 axes.axvline(rung.step, color=_SOFT, lw=0.8, ls=(0, (1, 2)), zorder=0)

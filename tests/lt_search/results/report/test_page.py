@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lt_search.metrics.class_groups import class_groups
-from lt_search.pruning.probe_audit import Correlation, Foresight
+from lt_search.pruning.probe_audit import Correlation, ProbeAudit
 from lt_search.pruning.rungs import Rung
 from lt_search.results.report.content import (
     ClassScore,
@@ -31,7 +31,7 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
 def synthetic(n_trials: int, n_classes: int = 10, seed: int = 0) -> ReportData:
-    """A search that looks like a real one: values rise, rungs stop the worst, some trials fail or still run."""
+    """A search that looks like a real one: values rise, rungs stop the worst, some trials fail or are still running."""
     rng = np.random.default_rng(seed)
     trials, entries = [], {rung: list[RungEntry]() for rung in RUNGS}
     for number in range(n_trials):
@@ -139,7 +139,7 @@ def winner_of(trial: TrialRow, n_classes: int, rng: np.random.Generator) -> Winn
 
 
 class Page(HTMLParser):
-    """Checks that tags close in order, and collects what a page refers to."""
+    """Checks that tags close in order, and collects ids and links."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -173,6 +173,10 @@ def section(page: str, name: str) -> str:
     return found[1]
 
 
+def rows_of(table: str) -> list[str]:
+    return re.findall("<tr>(.*?)</tr>", table, re.DOTALL)
+
+
 @pytest.mark.parametrize(("n_trials", "n_classes"), [(0, 2), (1, 2), (2, 3), (30, 10), (200, 26)])
 def test_any_size_of_run_gives_a_whole_page_that_requests_nothing(n_trials: int, n_classes: int) -> None:
     page = render(synthetic(n_trials, n_classes))
@@ -189,7 +193,7 @@ def test_a_page_is_a_pure_function_of_its_data() -> None:
     assert render(synthetic(3)) == render(synthetic(3))
 
 
-def test_plots_say_what_is_on_their_axes() -> None:
+def test_figures_label_their_axes() -> None:
     page = render(synthetic(30))
     plots = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
     assert len(plots) == len(set(plots)) == 9
@@ -217,13 +221,13 @@ def test_only_finished_trials_are_ranked() -> None:
     page = render(replace(data, trials=rows))
     board = section(page, "leaderboard")
     assert re.findall(r"\d\.\d{4}[^<]*", board) == ["0.7000", "0.5000 ± 0.0100"]
-    assert "paper&#x27;s values" in board
-    assert "+0.2000 against the paper&#x27;s values" in page
+    assert "paper's values" in board
+    assert "+0.2000 against the paper's values" in page
     assert "2 finished, 1 pruned, 1 failed" in page
     assert "diverged" in section(page, "trials") and "0.9900" in section(page, "trials")
 
 
-def test_no_finished_trial_is_said_and_not_hidden() -> None:
+def test_a_run_without_a_finished_trial_says_so() -> None:
     rows = [TrialRow(0, "running", {"a": 1}, history=[StepValue(1, 1, 0.4)]), TrialRow(1, "failed", {})]
     page = render(replace(synthetic(0), trials=rows))
     assert "No trial has finished yet" in section(page, "leaderboard")
@@ -232,7 +236,7 @@ def test_no_finished_trial_is_said_and_not_hidden() -> None:
     assert "No trial has a value of stage 2 yet" in section(page, "curves")
 
 
-def test_texts_of_others_cannot_become_markup() -> None:
+def test_untrusted_text_is_escaped() -> None:
     evil = "<script>alert('x')</script>&$\\alpha$ \x00\x1b\ud800 \u8f6e"
     data = synthetic(12)
     assert data.winner is not None
@@ -256,7 +260,7 @@ def test_texts_of_others_cannot_become_markup() -> None:
     assert "&lt;script&gt;" in page and "$\\alpha$" in page and "\u8f6e" in page
 
 
-def test_what_is_not_known_is_left_open() -> None:
+def test_unknown_values_are_dashes() -> None:
     data = synthetic(4)
     assert data.winner is not None
     unknown = [replace(score, score=None) for score in data.winner.classes[:1]]
@@ -292,22 +296,52 @@ def test_parallel_coordinates_keep_the_most_important_parameters() -> None:
     assert "4 parameters are left out" in drawn
 
 
-def test_the_probe_is_set_beside_the_head_and_a_rung_that_is_off_is_named() -> None:
+def test_the_probe_audit_compares_the_probe_with_the_stage_1_head() -> None:
     seen = (
-        Foresight(Rung(1, 2), 21, Correlation(0.1, -0.2, 0.4), Correlation(0.31, 0.0, 0.56)),
-        Foresight(Rung(1, 6), 12, Correlation(0.81, 0.62, 0.91), None),
-        Foresight(Rung(1, 9), 3, None, None),
+        ProbeAudit(Rung(1, 2), 21, Correlation(0.1, -0.2, 0.4), Correlation(0.31, 0.0, 0.56)),
+        ProbeAudit(Rung(1, 6), 12, Correlation(0.81, 0.62, 0.91), None),
+        ProbeAudit(Rung(1, 9), 3, None, None),
     )
-    page = render(replace(synthetic(30), foresight=seen, turned_off=frozenset({Rung(1, 2)})))
-    table = section(page, "rungs").split("<table>")[-1]
-    cells = [re.findall("<td[^>]*>(.*?)</td>", row) for row in table.split("</tr>")[1:-1]]
+    page = render(replace(synthetic(30), probe_audit=seen))
+    cells = [re.findall("<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows_of(section(page, "rungs"))[1:]]
     assert cells == [
-        ["stage 1 step 2", "21", "0.10 [-0.20, 0.40]", "0.31 [0.00, 0.56]", "turned off"],
-        ["stage 1 step 6", "12", "0.81 [0.62, 0.91]", "–", ""],
-        ["stage 1 step 9", "3", "too few", "too few", ""],
+        ["stage 1 step 2", "21", "0.10 [-0.20, 0.40]", "0.31 [0.00, 0.56]"],
+        ["stage 1 step 6", "12", "0.81 [0.62, 0.91]", "–"],
+        ["stage 1 step 9", "3", "too few", "too few"],
     ]
-    assert "Only stage 1s of finished trials are counted" in section(page, "rungs")
+    assert "Spearman's rank correlation" in section(page, "rungs")
     assert "<table>" not in section(render(synthetic(30)), "rungs"), "a run without stage-1 rungs"
+
+
+def test_a_long_table_keeps_its_rest_behind_a_click() -> None:
+    rows = [TrialRow(number, "pruned", {}) for number in range(30)]
+    short = section(render(replace(synthetic(0), trials=rows[:25])), "trials")
+    assert len(rows_of(short)) == 1 + 25 and "<details>" not in short
+    shown, rest = section(render(replace(synthetic(0), trials=rows)), "trials").split("<details>")
+    assert "<summary>5 more trials</summary>" in rest
+    assert rows_of(shown) == rows_of(short)
+    assert [re.findall('<td class="number">(\\d+)</td>', row)[0] for row in rows_of(rest)[1:]] == [
+        "25",
+        "26",
+        "27",
+        "28",
+        "29",
+    ]
+
+
+def test_interrupted_trials_are_counted_and_drawn() -> None:
+    rows = [TrialRow(0, "interrupted", {"a": 1}, history=[StepValue(1, 1, 0.4)])]
+    page = render(replace(synthetic(0), trials=rows))
+    assert "1 interrupted" in page
+    assert '<span class="badge interrupted">interrupted</span>' in section(page, "trials")
+    assert "interrupted (1)" in section(page, "history") and "interrupted" in section(page, "curves")
+
+
+def test_a_winner_whose_scores_cannot_be_read_is_reported() -> None:
+    data = synthetic(4)
+    best = data.finished()[0].number
+    scores = section(render(replace(data, winner=None)), "classes")
+    assert f"The last step of trial {best} can be read from neither its log nor its checkpoint." in scores
 
 
 def test_inactive_parameters_are_off() -> None:
@@ -324,9 +358,9 @@ def test_inactive_parameters_are_off() -> None:
 def test_saved_time_names_reuse_only_where_it_is_on() -> None:
     data = replace(synthetic(0), cost=Cost(spent=3600, saved_by_pruning=1800))
     page = render(data)
-    assert "saved by reuse" not in page and "33% of the whole" in page
+    assert "saved by reuse" not in page and "33% of the total" in page
     reused = render(replace(data, cost=Cost(spent=3600, saved_by_pruning=1800, saved_by_reuse=1800)))
-    assert "saved by reuse: 30 min" in reused and "50% of the whole" in reused
+    assert "saved by reuse: 30 min" in reused and "50% of the total" in reused
 
 
 def test_matplotlib_is_imported_late() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lt_search.results.report.text import duration_text, known, parameter_text
+from lt_search.results.report.text import clean, duration_text, known, parameter_text, score_text
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_duration_has_the_two_units_that_matter(seconds: float, text: str) -> 
 @pytest.mark.parametrize(
     ("value", "text"), [(True, "true"), (None, "none"), (3, "3"), (0.000123456, "0.0001235"), ("bce", "bce")]
 )
-def test_a_parameters_value_is_as_in_a_space(value: object, text: str) -> None:
+def test_parameter_values_are_written_as_in_a_space(value: object, text: str) -> None:
     assert parameter_text(value) == text
 
 
@@ -33,3 +33,17 @@ def test_a_parameters_value_is_as_in_a_space(value: object, text: str) -> None:
 )
 def test_only_a_finite_number_is_known(value: float | None, is_known: bool) -> None:
     assert known(value) is is_known
+
+
+def test_characters_that_a_page_cannot_hold_are_replaced() -> None:
+    assert clean("a\x00b\ud800c\td") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c\td"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [(0.5, 0.01, "0.5000 ± 0.0100"), (0.5, None, "0.5000"), (0.5, float("nan"), "0.5000"), (None, 0.1, "–")],
+)
+def test_a_score_has_its_standard_error_where_that_is_known(
+    value: float | None, error: float | None, text: str
+) -> None:
+    assert score_text(value, error) == text
