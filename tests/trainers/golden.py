@@ -43,7 +43,7 @@ SMALL_BY_TRAINER: dict[str, dict[str, Any]] = {
 """Further ones, and learning rates at which a few steps matter, but do not amplify rounding."""
 
 COMBINED: dict[str, list[dict[str, Any]]] = {
-    "cxr": [{"label_embeddings": "labels.safetensors"}],
+    "cxr": [{"label_embeddings": "labels.safetensors"}, {"ema_decay": 0.9, "warmup": 0.0}],
     "decoupled": [{"loss": "distribution_balanced", "sampling_exponent": 0.0}],
     "ldrnet": [{"d_model": 16}, {"prompt": "tokens.safetensors"}],
     "metric": [{"metric": "triplet_center", "center_negatives": "worst"}, {"metric": "none", "head_input": "e"}],
