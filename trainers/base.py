@@ -12,10 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import ClassVar, Generic, Literal, Self, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -23,13 +21,9 @@ from torch import Tensor
 from trainers.images.tta import View
 from trainers.networks.heads import LinearHead
 from trainers.task import Task as Task  # noqa: PLC0414 - re-exported: the contract names it
-
-State = dict[str, Any]
-"""Nested dicts and lists whose leaves are tensors, numbers, strings, booleans or None."""
-
-Weights = Mapping[str, Tensor]
-"""A state dict of plain tensors."""
-
+from trainers.types import Images as Images  # noqa: PLC0414
+from trainers.types import State as State  # noqa: PLC0414
+from trainers.types import Weights as Weights  # noqa: PLC0414
 
 _HUB_NAME = re.compile(r"(?!.*\.(safetensors|pt|pth|bin|npy|npz)$)\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
 """A name on the hub; what ends like a file of tensors is a path."""
@@ -121,9 +115,6 @@ class TrainerConfig(_Section):
 
 
 ConfigT = TypeVar("ConfigT", bound=TrainerConfig)
-
-Images = npt.NDArray[np.uint8]
-"""(N, channels, S, S) uint8 with 1 (grey), 3 (RGB) or 3 V channels (V RGB views an image); may be memory-mapped."""
 
 
 @dataclass(frozen=True)

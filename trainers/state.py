@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainers.base import State
+from trainers.types import State
 
 _Tree = Any
 """JSON value: a scalar as itself, anything else as a one-key object that names its type."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from trainers.base import Images
+from trainers.types import Images
 
 KEPT_BYTES = 2**30
 """Largest feature array of one split that is kept; wider or longer ones are computed anew in every pass.

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainers.base import Images
 from trainers.seeding import generator
+from trainers.types import Images
 
 Indices = npt.NDArray[np.int64]
 

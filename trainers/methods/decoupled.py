@@ -20,7 +20,9 @@ from trainers.features.sampling import class_balanced_order
 from trainers.image_trainer import fused
 from trainers.images import batches
 from trainers.images.augment import training_images
-from trainers.losses.long_tail import (
+from trainers.losses.sigmoid import bce
+from trainers.losses.softmax import cross_entropy, label_aware_smoothing, log_prior, smoothing_by_count
+from trainers.methods.long_tail import (
     COSINE_LOSSES,
     ONE_LABEL_LOSSES,
     SEVERAL_LABEL_LOSSES,
@@ -30,11 +32,9 @@ from trainers.losses.long_tail import (
     one_label_loss,
     several_label_loss,
 )
-from trainers.losses.sigmoid import bce
-from trainers.losses.softmax import cross_entropy, label_aware_smoothing, log_prior, smoothing_by_count
 from trainers.methods.rebalancing import SHARE, RebalancingConfig, RebalancingStage2, RebalancingTrainer
 from trainers.networks.heads import ClassHead
-from trainers.networks.pooled import PooledNetwork
+from trainers.networks.network import PooledNetwork
 from trainers.seeding import generator
 from trainers.seeds import derive_seed
 

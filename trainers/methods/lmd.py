@@ -27,14 +27,14 @@ from trainers.base import Stage2Config, State, Task, TrainerConfig, TrainerInput
 from trainers.features.gaussians import Gaussians, GroupSums, covariances
 from trainers.features.sampling import same_number_each
 from trainers.image_config import ImageStage1, ImageTrainerConfig
-from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network
+from trainers.image_trainer import EVAL_BATCH, ImageTrainer
 from trainers.images.augment import centre_crop
 from trainers.images.views import Flips, strong_view, weak_view
 from trainers.losses.compensation import FdcMode, FdcSign, fdc
 from trainers.losses.relation import channel_relation, probability_consistency, sample_relation
 from trainers.losses.softmax import cross_entropy, softmax_gce
 from trainers.networks.ema import ema_decay, ema_update
-from trainers.networks.pooled import PooledNetwork
+from trainers.networks.network import Network, PooledNetwork
 from trainers.seeding import generator
 from trainers.state import clone
 

@@ -44,7 +44,7 @@ from trainers.losses.metric import (
 from trainers.losses.softmax import class_balanced_weights, cross_entropy, logit_adjusted
 from trainers.methods.rebalancing import RebalancingConfig, RebalancingStage2, RebalancingTrainer
 from trainers.networks.heads import ClassHead
-from trainers.networks.pooled import PooledNetwork
+from trainers.networks.network import PooledNetwork
 from trainers.seeding import generator, seeded
 
 Metric = Literal["triplet", "triplet_center", "npair", "supcon", "contrastive", "none"]

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from trainers.base import Weights
+from trainers.types import Weights
 
 CONV4 = "conv4"
 

@@ -23,7 +23,6 @@ from trainers.losses.sigmoid import (
     positive_weights,
     robust_asymmetric,
 )
-from trainers.losses.sigmoid_fields import SigmoidLossFields
 from trainers.losses.softmax import (
     class_balanced_weights,
     cloud_noise,
@@ -38,6 +37,7 @@ from trainers.losses.softmax import (
     seesaw,
     vector_scaling,
 )
+from trainers.methods.sigmoid_fields import SigmoidLossFields
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """Of logits (B, C) and targets."""
