@@ -1,4 +1,4 @@
-"""What trainers of an encoder and a head on images share: the network's life, its passes over images, its state."""
+"""Base class of trainers with an encoder and a head on images: network, passes over images, state."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         return torch.cat([x.cpu() for _, x in self.extract(images)])
 
     def state(self) -> State:
-        """Weights, optimisers, and the class statistics where they are at hand; all copies."""
+        """Weights, optimisers, and the class statistics where they were computed; all copies."""
         return {
             "stage": self.stage,
             "model": clone(self.model.state_dict()),
@@ -332,7 +332,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
             self._features.put(images, torch.cat(seen))
 
     def encoder_changed(self) -> None:
-        """Forgets what was computed by the encoder as it was."""
+        """Drops what the encoder computed before it changed."""
         self._sums = self._gaussians = None
         self._features.clear()
 

@@ -1,4 +1,4 @@
-"""The order of training images as a pure function of (seed, stage, step), and batches of it on a device."""
+"""Order of the training images of a step, a pure function of (seed, stage, step), and loading of batches."""
 
 from __future__ import annotations
 

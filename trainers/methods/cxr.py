@@ -406,7 +406,7 @@ def weighted_loss(config: CXRStage1, counts: Tensor, images: int) -> WeightedLos
 
 
 def known_loss(loss: WeightedLoss, logits: Tensor, targets: Tensor, class_weights: Tensor) -> Tensor:
-    """The mean of v_c * loss over the entries (B, C) whose target is not NaN; 0 where there is none."""
+    """The mean of v_c * loss over the entries (B, C) whose target is not NaN; 0 without any."""
     unknown = targets.isnan()
     weights = class_weights * ~unknown
     return loss(logits, targets.nan_to_num(nan=0.0), weights) * (unknown.numel() / (~unknown).sum().clamp(min=1))

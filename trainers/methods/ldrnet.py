@@ -146,7 +146,7 @@ class LDRNetConfig(ImageTrainerConfig):
         return super().resources() + ((Resource("prompt", "tokens", prompt),) if prompt != NONE else ())
 
     def losses_active_from(self) -> dict[int, int]:
-        """Stage 2 is whole once its first E-step has run."""
+        """All losses of stage 2 are active after its first E-step."""
         return {1: 0, 2: self.stage2.e_step_start if self.stage2.has_e_step else 0}
 
 

@@ -81,7 +81,7 @@ class LMDStage1(ImageStage1):
 
     @property
     def consistency_from(self) -> int:
-        """First epoch (from 0) with consistency terms; `epochs` or more where there are none."""
+        """First epoch (from 0) with consistency terms; `epochs` or more if there are none."""
         return first_step(self.consistency_start, self.epochs) if self.use_mrc else self.epochs
 
 
@@ -176,7 +176,7 @@ class LMDConfig(ImageTrainerConfig):
         return self
 
     def losses_active_from(self) -> dict[int, int]:
-        """Stage 1 is whole once its first epoch with consistency terms has run."""
+        """All losses of stage 1 are active after its first epoch with consistency terms."""
         return {1: self.stage1.consistency_from if self.stage1.use_mrc else 0, 2: 0}
 
 

@@ -1,6 +1,6 @@
-"""The long-tail losses that stage 1 may have, by name: their parameters, and what they make of logits or cosines.
+"""Choice of a long-tail loss for stage 1: config fields, and the loss functions that they name.
 
-Sources are in `softmax_losses` and `sigmoid_losses`; defaults are the papers'.
+Sources are in `trainers.losses.softmax` and `trainers.losses.sigmoid`; defaults are the papers'.
 """
 
 from __future__ import annotations
