@@ -1,1 +1,1 @@
-"""Two-stage trainers for long-tailed data, one paper a file. Knows no Ray, no Optuna, no disk layout."""
+"""Two-stage trainers for long-tailed data, one paper per module. Independent of Ray, Optuna and the layout on disk."""

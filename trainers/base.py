@@ -1,4 +1,4 @@
-"""The contract of a two-stage trainer.
+"""Interface of a two-stage trainer and base classes of its configuration.
 
 A trainer gets arrays and tensors and gives back tensors and floats. Its config has two sub-models, `stage1` and
 `stage2`; that split *is* the information of which parameter belongs to which stage.
@@ -12,10 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import ClassVar, Generic, Literal, Self, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -23,16 +21,12 @@ from torch import Tensor
 from trainers.images.tta import View
 from trainers.networks.heads import LinearHead
 from trainers.task import Task as Task  # noqa: PLC0414 - re-exported: the contract names it
-
-State = dict[str, Any]
-"""Nested dicts and lists whose leaves are tensors, numbers, strings, booleans or None."""
-
-Weights = Mapping[str, Tensor]
-"""A state dict of plain tensors."""
-
+from trainers.types import Images as Images  # noqa: PLC0414
+from trainers.types import State as State  # noqa: PLC0414
+from trainers.types import Weights as Weights  # noqa: PLC0414
 
 _HUB_NAME = re.compile(r"(?!.*\.(safetensors|pt|pth|bin|npy|npz)$)\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
-"""A name on the hub; what ends like a file of tensors is a path."""
+"""A name on the hub; anything that ends like a tensor file is a path."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +48,12 @@ class Resource:
 
     @property
     def field(self) -> str:
-        """The config field that names the source; set to `none`, the trainer does without."""
+        """The config field that names the source; `none` there means without this resource."""
         return "stage1.weights" if self.kind == "backbone" else f"stage1.{self.kind}"
 
     @property
     def published(self) -> bool:
-        """Whether the source is a published name instead of a path of the user's."""
+        """Whether the source is a published name instead of a local path."""
         if self.kind == "backbone":
             return self.source == "imagenet"
         return bool(_HUB_NAME.fullmatch(self.source)) and not Path(self.source).exists()
@@ -67,7 +61,7 @@ class Resource:
 
 def first_step(fraction: float, length: int) -> int:
     """The step (from 0), of `length`, that begins at or contains a fraction of a stage; 1 gives `length`."""
-    # A product such as 0.29 * 100 may fall just below the whole number that is meant.
+    # A product such as 0.29 * 100 may fall just below the integer that is meant.
     return math.floor(fraction * length + 1e-9)
 
 
@@ -104,31 +98,28 @@ class TrainerConfig(_Section):
     def losses_active_from(self) -> dict[int, int]:
         """For each stage, the number of steps after which every one of its losses has been active.
 
-        A rung at or before that step would judge a trial by a loss it has not met yet, so it is refused.
+        A rung at or before that step would compare trials before all of their losses are active, so it is refused.
         """
         return {1: 0, 2: 0}
 
     def most(self, n_classes: int) -> Mapping[str, int]:
-        """Values of whole-number fields, by name, above which all are the same on data of so many classes.
+        """Upper bounds of integer fields, by name, above which no value differs on data of that many classes.
 
-        Searches stay within them, so that one computation has one address. None by default.
+        Searches stay within them, so that equal computations have equal addresses. Empty by default.
         """
         return {}
 
     def notes(self, train_counts: Mapping[str, int]) -> tuple[str, ...]:
-        """What to tell the user of this config on data with so many training images per class; nothing by default."""
+        """Notes for the user on this config, given the training images per class; empty by default."""
         return ()
 
 
 ConfigT = TypeVar("ConfigT", bound=TrainerConfig)
 
-Images = npt.NDArray[np.uint8]
-"""(N, channels, S, S) uint8 with 1 (grey), 3 (RGB) or 3 V channels (V RGB views an image); may be memory-mapped."""
-
 
 @dataclass(frozen=True)
 class TrainerInputs:
-    """All that a trainer gets beside its config. Only training images: a trainer never sees val or test."""
+    """Inputs of a trainer beside its config. All images are for training: it never sees validation or test images."""
 
     task: Task
     n_classes: int
@@ -136,14 +127,14 @@ class TrainerInputs:
     """(N, channels, S, S) uint8 training images."""
     labels: Tensor
     """(N, C) float32 of 0 / 1 for multi-label, (N,) int64 for multi-class. For trainers that take unknown labels, NaN
-    or a negative number is a label that nobody has looked for."""
+    or a negative number is an unknown label."""
     device: torch.device
     seed: int
     """The run's seed; every draw derives from (seed, stage, step), see `trainers.seeding`."""
     resources: Mapping[str, Weights] = field(default_factory=dict)
     """Resolved tensor files by `Resource.key`."""
     groups: Sequence[str] | None = None
-    """(N,) what must stay together where a trainer divides its images, such as the patient; None: each by itself."""
+    """(N,) group ids, such as the patient's, for trainers that split their images; None: each image by itself."""
 
 
 class TwoStageTrainer(ABC, Generic[ConfigT]):
@@ -161,7 +152,7 @@ class TwoStageTrainer(ABC, Generic[ConfigT]):
     """Raised whenever a code change moves stage-1 results; part of a stage-1 artefact's address."""
     takes_unknown_labels: ClassVar[bool] = False
     """Whether multi-label training labels may be unknown, as where several data sets are joined. The training images
-    may then be several arrays as one, which has `len`, `shape` and what indexing by an array of indices gives."""
+    may then be several arrays joined, with `len`, `shape` and indexing by an array of indices."""
 
     n_views: ClassVar[int] = 1
     """How many of the views of `trainers.images.tta.VIEWS` it can predict on; 1: the image itself alone."""
@@ -209,18 +200,18 @@ class TwoStageTrainer(ABC, Generic[ConfigT]):
         """Takes over a state given by `state()` of a trainer with the same config and inputs."""
 
     def finished_stage1(self) -> State:
-        """What stage 2 needs of a finished stage 1; all of `state()`, unless a trainer knows of less.
+        """The part of a finished stage 1's state that stage 2 needs; all of `state()` by default.
 
         `load_state` takes it, and `begin_stage2` is called next.
         """
         return self.state()
 
     def kept_features(self, images: Images) -> Tensor | None:
-        """What `features(images)` would give, where it is at hand and need not be computed; None by default."""
+        """The result of `features(images)` where it is cached; None by default."""
         return None
 
     def keep_features(self, images: Images, features: Tensor) -> None:
-        """Takes over what `kept_features` gave on a trainer with this very encoder. Nothing is kept by default."""
+        """Caches what `kept_features` gave on a trainer with the same encoder; does nothing by default."""
 
     def view_logits(self, images: Images, view: View) -> Tensor:
         """Logits (N, C), float32 on CPU, of the current head on a view of each image.

@@ -1,8 +1,8 @@
-"""What trainers of an encoder and a head on images share: the network's life, its passes over images, its state."""
+"""Base class of trainers with an encoder and a head on images: network, passes over images, state."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TypeVar
@@ -21,28 +21,12 @@ from trainers.images import batches
 from trainers.images.augment import evaluation_images
 from trainers.images.tta import VIEWS, View, view_images
 from trainers.networks.heads import LinearHead, linear_head
+from trainers.networks.network import Network
 from trainers.seeding import generator, seeded
 from trainers.state import clone
 
 EVAL_BATCH = 128
 """Images in one forward pass without gradients."""
-
-
-class Network(nn.Module, ABC):
-    """An encoder and its head. Sub-classes register `head` and define how images become features."""
-
-    head: nn.Module
-    dim: int
-    """Width D of a feature vector."""
-
-    @abstractmethod
-    def features(self, images: Tensor) -> Tensor:
-        """Features (B, D), or (B, C, D) for class-aware methods, of normalised images (B, 3, S, S)."""
-
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters but the head's."""
-        head = {id(parameter) for parameter in self.head.parameters()}
-        return (parameter for parameter in self.parameters() if id(parameter) not in head)
 
 
 ImageConfigT = TypeVar("ImageConfigT", bound=ImageTrainerConfig)
@@ -141,7 +125,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         return torch.cat([x.cpu() for _, x in self.extract(images)])
 
     def state(self) -> State:
-        """Weights, optimisers, and the class statistics where they are at hand; all copies."""
+        """Weights, optimisers, and the class statistics where they were computed; all copies."""
         return {
             "stage": self.stage,
             "model": clone(self.model.state_dict()),
@@ -348,7 +332,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
             self._features.put(images, torch.cat(seen))
 
     def encoder_changed(self) -> None:
-        """Forgets what was computed by the encoder as it was."""
+        """Drops what the encoder computed before it changed."""
         self._sums = self._gaussians = None
         self._features.clear()
 

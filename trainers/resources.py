@@ -1,4 +1,4 @@
-"""Reads the tensor files a config needs: published weights, local weights, text tensors. Never unpickles objects."""
+"""Loading of the tensors that a config needs: published weights, local files, text tensors. Never unpickles objects."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from trainers.base import Resource
 
 TIMEOUT_S = 15.0
-"""Longest wait, in seconds, for the server of published weights to answer before it counts as out of reach."""
+"""Longest wait, in seconds, for the server of published weights to answer before it counts as unreachable."""
 
 PUBLISHED = "imagenet"
 
 
 class ResourceUnavailable(RuntimeError):  # noqa: N818 - says what it is
-    """Tensors cannot be had; the message is one line with the reason, `fix` what to do about it (may be empty)."""
+    """Tensors are unavailable; the message is the reason in one line, `fix` what to do about it (may be empty)."""
 
     def __init__(self, reason: str, fix: str = "") -> None:
         super().__init__(reason)
@@ -28,7 +28,7 @@ class ResourceUnavailable(RuntimeError):  # noqa: N818 - says what it is
 
 
 class PublishedUnavailable(ResourceUnavailable):
-    """Something published cannot be had here, through no mistake of the user's: a search may go on without."""
+    """Published tensors cannot be fetched here, which is not the user's mistake: a search may go on without them."""
 
 
 def resolve(resource: Resource) -> dict[str, Tensor]:
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ResourceUnavailable(f"{path}: holds something else than named tensors")
+        raise ResourceUnavailable(f"{path}: does not hold named tensors")
     return {str(key): value for key, value in content.items()}
 
 
@@ -107,6 +107,6 @@ def _text(tensors: dict[str, Tensor], resource: Resource) -> Tensor:
 
 
 def one_line(reason: object) -> str:
-    """What an error says, short and in one line."""
+    """An error's message, shortened to one line."""
     text = " ".join(str(reason).split())
     return text[:200] or type(reason).__name__

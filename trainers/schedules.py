@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of where a batch stands in its stage."""
+"""Learning-rate schedules as pure functions of a batch's position in its stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch's random numbers, seeded by where a step is and never by what ran before it."""
+"""Torch generators seeded by position (seed, stage, step), never by earlier draws."""
 
 from __future__ import annotations
 

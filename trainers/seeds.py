@@ -1,4 +1,4 @@
-"""Seeds that depend on where a draw is, never on what was drawn before it. Needs no torch."""
+"""Seeds derived from a draw's position, never from earlier draws. Imports no torch."""
 
 from __future__ import annotations
 

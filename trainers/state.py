@@ -1,4 +1,4 @@
-"""A nested trainer state as a flat dict of tensors and one JSON string: what a safetensors file holds. No pickle."""
+"""Serialisation of a nested trainer state as named tensors and a JSON string, for safetensors files. No pickle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainers.base import State
+from trainers.types import State
 
 _Tree = Any
 """JSON value: a scalar as itself, anything else as a one-key object that names its type."""
@@ -30,7 +30,7 @@ def unpack(tensors: dict[str, Tensor], description: str) -> State:
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a packed trainer state: {error}") from error
     if not isinstance(state, dict):
-        raise ValueError("not a packed trainer state: its top level is no dict")  # noqa: TRY004 - a damaged file
+        raise ValueError("not a packed trainer state: its top level is not a dict")  # noqa: TRY004 - a damaged file
     return state
 
 

@@ -1,4 +1,4 @@
-"""What a label is. Apart from `trainers.base`, so that reading tables does not import torch."""
+"""Classification tasks. Apart from `trainers.base`, so that reading tables does not import torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Task(StrEnum):
-    """What a label is."""
+    """Kind of classification: what the labels of an image are."""
 
     MULTI_CLASS = "multi-class"
     """Exactly one class per image; labels are class indices of shape (N,)."""

@@ -1,4 +1,4 @@
-"""What a stage 1 would cost beside a stage 2, predicted from the trials that have shown it."""
+"""Prediction of the cost of a stage-1 run relative to a stage-2 run, from the costs of earlier trials."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from lt_search.samplers.history import Index
 from lt_search.samplers.parzen import Array
 
 UNKNOWN_RATIO = 1.0
-"""Where no trial has shown a cost, the stages are taken to cost the same."""
+"""The ratio where no trial has a cost: both stages cost the same."""
 
 RECENT = 20
-"""Stage 2s whose costs are averaged: a search moves to where it is good, and what it left says nothing of the next."""
+"""Stage-2 runs whose costs are averaged. A search moves to better regions; costs in those it left are out of date."""
 
 FREE = 1e-3
-"""What a stage 2 costs beside a stage 1 where every recent one took no time that could be measured."""
+"""Cost of a stage-2 run relative to a stage-1 run where every recent one took no measurable time."""
 
 RIDGE = 0.1
 """Penalty on the slopes of the log cost over a unit of an axis: small against one trial, enough for axes not varied."""
 
 
 def predict_ratio(x: Array, costs: Array, sizes: Index, new: Array) -> float:
-    """Stage-1 cost over stage-2 cost of a new stage 1.
+    """Stage-1 cost over stage-2 cost of a new stage-1 configuration.
 
-    The log of a stage-1 cost is taken to be linear in the axes, a choice having an effect of its own: factors such as
-    epochs or a backbone multiply. A stage 2's cost is the mean of the recent ones, for it is their sum that is paid.
+    The log of a stage-1 cost is modelled as linear in the axes, one effect per choice: factors such as epochs or a
+    backbone multiply. The stage-2 cost is the mean of the recent ones, because their sum is what is paid.
 
     Args:
-        x: places (n, d) of the trials' stage-1 values.
+        x: coordinates (n, d) of the trials' stage-1 values.
         costs: their stage costs (n, 2), at least 0, NaN where unknown.
         sizes: number of choices per axis (d,), 0 for a number.
-        new: place (d,) of the new stage 1.
+        new: coordinates (d,) of the new stage-1 configuration.
     """
     known1, known2 = costs[:, 0] > 0, ~np.isnan(costs[:, 1])
     if not known1.any() or not known2.any():
@@ -48,7 +48,7 @@ def predict_ratio(x: Array, costs: Array, sizes: Index, new: Array) -> float:
 
 
 def _features(x: Array, sizes: Index) -> Array:
-    """Numbers as they are, choices one-hot, axes that a configuration lacks 0."""
+    """Numbers unchanged, choices one-hot, 0 for axes that a configuration lacks."""
     columns = [
         (x[:, j, None] == np.arange(size)).astype(np.float64) if size else np.nan_to_num(x[:, j, None])
         for j, size in enumerate(sizes)

@@ -1,4 +1,4 @@
-"""How much each stage matters: the variance between stage 1s, and within them."""
+"""Variance components: between stage-1 configurations, and within them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lt_search.samplers.history import Index
 from lt_search.samplers.parzen import Array
 
 PRIOR_TRIALS = 4.0
-"""Values that the prior counts for, which gives each stage half of the variance."""
+"""Weight, in observations, of the prior, which gives each stage half of the variance."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Variances:
 
 
 def median_over_groups(values: Array, rows: Index) -> float:
-    """The (lower) median of values (n,) in which each stage 1 counts once, however many stage 2s it had.
+    """The (lower) median of values (n,) in which each stage-1 configuration has the same weight.
 
-    A stage 1 that was repeated more often than all others would be its own measure otherwise.
+    Otherwise a configuration that was reused more often than all others would be compared with itself.
     """
     order = np.argsort(values, kind="stable")
     weight = (1 / np.bincount(rows)[rows[order]]).cumsum()
@@ -36,7 +36,7 @@ def stage_variances(values: Array, rows: Index) -> Variances:
 
     Args:
         values: of the trials (n,), finite; n >= 1.
-        rows: the stage 1 of each (n,).
+        rows: number (n,) of each trial's stage-1 configuration.
     """
     count = np.bincount(rows)
     count, total = count[count > 0], np.bincount(rows, values)[count > 0]

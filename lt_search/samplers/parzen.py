@@ -18,23 +18,23 @@ PRIOR_WEIGHT = 1.0
 
 
 class _Missing:
-    """The type of `MISSING`, as a number NaN."""
+    """The type of `MISSING`; NaN as a number."""
 
     def __float__(self) -> float:
         return math.nan
 
 
 MISSING = _Missing()
-"""The value of a parameter that a configuration lacks; None may be one of its choices."""
+"""The value of a parameter that a configuration lacks (None may be a choice)."""
 
 RAMP_FROM = 25
 """The weight of observations older than this many falls linearly with age (Bergstra et al. 2013)."""
 
 
 def encode(distribution: BaseDistribution, values: Sequence[Any]) -> Array:
-    """Places (n,) of values on their axis: in [0, 1] for numbers, the index for choices, NaN for `MISSING`.
+    """Coordinates (n,) of values on their axis: in [0, 1] for numbers, the index for choices, NaN for `MISSING`.
 
-    A number outside the range is put on its nearer end, so that trials of an earlier, wider range still count.
+    Numbers outside the range are clipped, so that trials of an earlier, wider range still count.
     """
     if isinstance(distribution, CategoricalDistribution):
         index = {key(choice): float(i) for i, choice in enumerate(distribution.choices)}
@@ -47,27 +47,27 @@ def encode(distribution: BaseDistribution, values: Sequence[Any]) -> Array:
 
 
 def out_of_range(distribution: BaseDistribution, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
-    """Which values (n,) a distribution does not hold; `MISSING` is not one of them."""
+    """Mask (n,) of the values outside a distribution's range; `MISSING` is not outside."""
     if isinstance(distribution, CategoricalDistribution):
-        places = encode(distribution, values)
-        return np.array([np.isnan(x) and v is not MISSING for x, v in zip(places, values, strict=True)], dtype=bool)
+        x = encode(distribution, values)
+        return np.array([np.isnan(i) and v is not MISSING for i, v in zip(x, values, strict=True)], dtype=bool)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     numbers = np.array(values, dtype=np.float64)
     return np.asarray((numbers < distribution.low) | (numbers > distribution.high))
 
 
 def key(value: Any) -> tuple[type, str]:
-    """What tells values apart and can be hashed: a choice may be a list, and True and 1 are two choices."""
+    """A hashable key that distinguishes values: a choice may be a list, and True and 1 are two choices."""
     return type(value), repr(value)
 
 
-def decode(distribution: BaseDistribution, place: float) -> Any:
-    """The value at a place, rounded to the distribution's grid: the inverse of `encode`."""
+def decode(distribution: BaseDistribution, coordinate: float) -> Any:
+    """The value at a coordinate, rounded to the distribution's grid: the inverse of `encode`."""
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(place)]
+        return distribution.choices[int(coordinate)]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high, log = _bounds(distribution)
-    number = low + place * (high - low)
+    number = low + coordinate * (high - low)
     if log:
         number = math.exp(number)
     if distribution.step is not None:
@@ -84,12 +84,12 @@ def _bounds(distribution: BaseDistribution) -> tuple[float, float, bool]:
 
 
 def choices(distribution: BaseDistribution) -> int:
-    """Number of choices of an axis; 0 if it is a number's."""
+    """Number of choices of a categorical axis, 0 for a numerical one."""
     return len(distribution.choices) if isinstance(distribution, CategoricalDistribution) else 0
 
 
 def count(distribution: BaseDistribution) -> float:
-    """How many different values there are; infinite for a continuous number."""
+    """Number of different values; infinite for a continuous parameter."""
     if isinstance(distribution, CategoricalDistribution):
         return len(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -162,8 +162,8 @@ class ParzenMixture:
             else:
                 sigma = np.append(self._sigmas[:, j], 1.0)[kernel]
                 low, high = ndtr(-centre / sigma), ndtr((1 - centre) / sigma)
-                place = centre + sigma * ndtri(low + u * (high - low))
-                drawn[:, j] = np.where(np.isnan(centre), u, np.clip(place, 0, 1))
+                normal = centre + sigma * ndtri(low + u * (high - low))
+                drawn[:, j] = np.where(np.isnan(centre), u, np.clip(normal, 0, 1))
         return drawn
 
 
@@ -174,14 +174,14 @@ def _smoothing(n: int, size: int) -> tuple[float, float]:
     return (1 + other) / total, other / total
 
 
-def _bandwidths(places: Array) -> Array:
+def _bandwidths(coordinates: Array) -> Array:
     """The larger distance to a neighbour, as Optuna's TPE: at least 1 / min(100, n + 2), at most 1."""
-    sigmas = np.ones(len(places))
-    known = np.flatnonzero(~np.isnan(places))
+    sigmas = np.ones(len(coordinates))
+    known = np.flatnonzero(~np.isnan(coordinates))
     if len(known) == 0:
         return sigmas
-    order = known[np.argsort(places[known], kind="stable")]
-    gaps = np.diff(np.concatenate([[0.0], places[order], [1.0]]))
+    order = known[np.argsort(coordinates[known], kind="stable")]
+    gaps = np.diff(np.concatenate([[0.0], coordinates[order], [1.0]]))
     wide = np.maximum(gaps[:-1], gaps[1:])
     if len(order) > 1:
         wide[0], wide[-1] = gaps[1], gaps[-2]

@@ -1,7 +1,8 @@
-"""Plain TPE and random search whose proposals are a pure function of (run seed, trial number, journal)."""
+"""TPE and random search whose proposals are a pure function of the seed, the trial's number and the study."""
 
 from __future__ import annotations
 
+import threading
 import warnings
 from typing import Any
 
@@ -14,27 +15,30 @@ from optuna.trial import FrozenTrial
 from lt_search.samplers.seeds import derive_seed
 
 STARTUP_TRIALS = 6
-"""Ended trials before TPE begins; the first of them is the paper's configuration, the others are random."""
+"""Finished or pruned trials before TPE begins; proposals before are random."""
+
+_FILTERS = threading.Lock()
+"""Held while warnings are filtered, which is not thread-safe: `Study.optimize` may ask from several threads."""
 
 
 class ReseededSampler(BaseSampler):
     """Optuna's multivariate TPE (or random search), re-seeded for every draw and without any other state.
 
-    A sampler that keeps a random stream starts that stream again in a resumed process, and so repeats its first
-    proposals; this one derives every draw from the trial's number.
+    A sampler with a random stream restarts it in a resumed process and so repeats its first proposals; this one derives
+    every draw from the trial's number.
 
     Args:
-        seed: the run's seed.
+        seed: the study's seed.
         kind: `tpe` or `random`.
-        startup_trials: ended trials before TPE begins.
+        startup_trials: finished or pruned trials before TPE begins.
 
     Raises:
-        ValueError: if `kind` is another word.
+        ValueError: if `kind` is neither.
     """
 
     def __init__(self, seed: int, kind: str = "tpe", startup_trials: int = STARTUP_TRIALS) -> None:
         if kind not in {"tpe", "random"}:
-            raise ValueError(f"kind is {kind!r}, and must be 'tpe' or 'random'")
+            raise ValueError(f"kind must be 'tpe' or 'random', not {kind!r}")
         self._seed = seed
         self._kind = kind
         self._startup_trials = startup_trials
@@ -43,7 +47,7 @@ class ReseededSampler(BaseSampler):
         seed = derive_seed(self._seed, "proposal", trial.number, purpose) % 2**32
         if self._kind == "random":
             return RandomSampler(seed=seed)
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, which conditions need, may change
             return TPESampler(
                 n_startup_trials=self._startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed

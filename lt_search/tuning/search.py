@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import fields
@@ -26,7 +25,7 @@ from lt_search.results.export import export_best
 from lt_search.results.report.collect import REPORT, report_data
 from lt_search.results.report.page import render as render_report
 from lt_search.results.summary import RunSummary, summarise
-from lt_search.samplers import NeverSeenWarning, ReseededSampler, StagedSampler
+from lt_search.samplers import ReseededSampler, StagedSampler
 from lt_search.storage.addresses import compute_kind
 from lt_search.storage.files import STORAGE_ERRORS, FolderStore, open_storage
 from lt_search.storage.journal import Journal, NoTrialsYetError, sole_driver
@@ -326,8 +325,7 @@ def _sampler(spec: RunSpec) -> BaseSampler:
     if spec.sampler != "staged":
         return ReseededSampler(spec.seed, spec.sampler)
     stage1 = [name for name, parameter in spec.parameters.items() if parameter.stage == "stage1"]
-    warnings.simplefilter("ignore", NeverSeenWarning)  # a space's own names are never misspelt
-    return StagedSampler(stage1 if spec.reuse else [], cost_ratio=spec.cost_ratio, seed=spec.seed)
+    return StagedSampler(stage1 if spec.reuse else [], cost_ratio=spec.cost_ratio, seed=spec.seed, warn_unseen=False)
 
 
 def target_of(spec: RunSpec, asked: int | None, kept: int | None) -> int:

@@ -113,7 +113,7 @@ def test_pickled_objects_are_never_run(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("content", [{}, {"a": 3}, [torch.zeros(1)]])
 def test_files_without_named_tensors_are_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(ResourceUnavailable, match="something else than named tensors"):
+    with pytest.raises(ResourceUnavailable, match="does not hold named tensors"):
         resolve(backbone(tmp_path / "w.pt"))
 
 

@@ -1,25 +1,22 @@
-"""Features of whole image arrays, kept as long as the encoder that made them does not change."""
+"""Cache of the features of image arrays, valid until the encoder changes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from trainers.base import Images
+from trainers.types import Images
 
 KEPT_BYTES = 2**30
-"""Largest feature array of one split that is kept; wider or longer ones are computed anew in every pass.
+"""Largest feature array of one split that is kept; larger ones are recomputed in every pass.
 
 ChestX-ray14's 87,000 training images have 0.7 GiB of a ResNet-50's features."""
 
 KEPT_ARRAYS = 3
-"""Image arrays whose features are kept at once, the newest ones: training, validation and one more."""
+"""Number of image arrays whose features are kept, the latest ones: training, validation and one more."""
 
 
 class FeatureCache:
-    """Features by the array of images they were computed from; the array itself is meant, not its content.
+    """Features by the image array that they were computed from, compared by identity and not by content.
 
     Args:
         limit: bytes of one array of features; larger ones are not kept.
@@ -27,7 +24,7 @@ class FeatureCache:
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self.limit = limit
-        # The images are held on to, so that no other array can take the place in memory that is their key.
+        # References to the images keep their ids, which are the keys, from being reused.
         self._kept: dict[int, tuple[Images, Tensor]] = {}
 
     def get(self, images: Images) -> Tensor | None:
@@ -36,7 +33,7 @@ class FeatureCache:
         return features
 
     def put(self, images: Images, features: Tensor) -> None:
-        """Keeps features, whatever their size, in place of the oldest ones where there are too many."""
+        """Keeps features, whatever their size, and drops the oldest ones beyond `KEPT_ARRAYS`."""
         self._kept.pop(id(images), None)
         while len(self._kept) >= KEPT_ARRAYS:
             del self._kept[next(iter(self._kept))]
@@ -47,5 +44,5 @@ class FeatureCache:
         return some.numel() // max(1, len(some)) * some.element_size() * len(images) <= self.limit
 
     def clear(self) -> None:
-        """Forgets everything: the encoder has changed."""
+        """Drops everything, because the encoder has changed."""
         self._kept.clear()

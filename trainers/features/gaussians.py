@@ -1,4 +1,4 @@
-"""One Gaussian per group of feature vectors: accumulated in a stream, shrunk, and sampled batch by batch.
+"""Class-conditional Gaussians of features: streaming estimation, shrinkage and sampling in batches.
 
 Groups are laid out as (P pools, J groups a pool); groups of one pool share a pooled within-group covariance.
 A multi-label method has one pool per label with J = 2 groups, absent and present (LDRNet, Eq 9-10). A multi-class
@@ -111,7 +111,7 @@ def moments(sums: GroupSums, min_count: int = 2, images: Tensor | None = None) -
 
     `within` is the groups' summed scatter over N minus the number of groups that have a vector. A group of fewer than
     `min_count` vectors (2 or more) has no covariance of its own and takes `within`; an empty one also takes the mean of
-    all its pool's vectors, so that it says nothing beyond what the pool says.
+    all its pool's vectors, so that it adds no information to its pool's.
 
     `images` (P, J) are the groups' different vectors, where `sums` hold some of them several times. They, and not the
     repetitions, decide which group has a covariance of its own, and are the `count` of what is returned.

@@ -1,4 +1,4 @@
-"""Closed-form, class-balanced heads on class statistics: what stage 2 could make of a representation, in no time."""
+"""Closed-form, class-balanced linear discriminants on class statistics, which score a representation."""
 
 from __future__ import annotations
 

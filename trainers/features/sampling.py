@@ -1,4 +1,4 @@
-"""How often each label is present in a virtual image (LDRNet Eq 12)."""
+"""Class-balanced and reverse sampling of images and labels."""
 
 from __future__ import annotations
 

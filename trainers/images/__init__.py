@@ -1,1 +1,1 @@
-"""Images on their way into a network: augmentation, views, test-time augmentation, batches."""
+"""Image batches, augmentation, and test-time augmentation."""

@@ -1,4 +1,4 @@
-"""Augmentation per sample, batched, on the images' device: one warp, then colours, normalisation last."""
+"""Batched augmentation with parameters per image, on the images' device: warp, colours, normalisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of training images as a pure function of (seed, stage, step), and batches of it on a device."""
+"""Order of the training images of a step, a pure function of (seed, stage, step), and loading of batches."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainers.base import Images
 from trainers.seeding import generator
+from trainers.types import Images
 
 Indices = npt.NDArray[np.int64]
 

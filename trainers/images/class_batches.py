@@ -1,4 +1,4 @@
-"""Batches of P classes x S images, which give every image partners of its own class: what metric losses need."""
+"""Batches of P classes x S images, for metric losses, which need several images of a class in a batch."""
 
 from __future__ import annotations
 

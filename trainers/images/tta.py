@@ -1,4 +1,4 @@
-"""Test-time augmentation: further views of an image, and what their logits are merged to. Needs no training.
+"""Test-time augmentation: views of an image, and merging of their logits.
 
 Which views the paper takes (arXiv 2308.08853) could not be read; it merges by the geometric mean. Here one view is the
 image itself, two add its mirror image, as CheXFusion has it (arXiv 2308.03968), and more add small zooms and turns.

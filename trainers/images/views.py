@@ -1,4 +1,4 @@
-"""The weak and the strong view of a training image, for consistency between a student and its teacher.
+"""Weak and strong views of training images, for consistency between a student and its teacher.
 
 MRC-VFC (Pan et al., MICCAI 2023) names the kinds of transforms, its code their strengths. Here they are batched on
 the images' device: one lookup serves flips, shift, zoom, rotation and distortion, and what its code draws from several

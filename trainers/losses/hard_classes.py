@@ -1,4 +1,4 @@
-"""Hard classes: found on a part of the training images that the network has not seen, and given more weight.
+"""Weights of hard classes, which are found on held-out training images.
 
 Hong et al. (arXiv 2308.08853) weigh nine classes that did badly on the development set by 2 or 3. Which, and by what
 rule, is not available; here it is the average precision on an inner part of the training patients, so that the split

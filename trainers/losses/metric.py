@@ -1,4 +1,4 @@
-"""Metric losses on a batch of embeddings, with their mining, as operations on the (B, B) matrix of its pairs.
+"""Metric losses with mining of pairs and triplets, on the (B, B) matrix of a batch's pairs.
 
 Embeddings e (B, d) are of unit length, so that squared Euclidean distances lie in [0, 4]. A pair of one image with
 itself, which a batch that repeats an image holds, is neither positive nor negative. Where nothing is selected a loss
@@ -39,7 +39,7 @@ class Mined(NamedTuple):
 
     loss: Tensor
     active: Tensor
-    """Share of the candidates that violate the margin, a scalar; 0 where there is no candidate."""
+    """Share of the candidates that violate the margin, a scalar; 0 without candidates."""
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def _hinge(violation: Tensor, candidates: Tensor, e: Tensor) -> Mined:
 
 
 def _mean(values: Tensor, selected: Tensor, e: Tensor) -> Tensor:
-    """Mean of the selected values; 0 where there is none, and NaN where an embedding is."""
+    """Mean of the selected values; 0 without any, NaN if an embedding is NaN."""
     return values.where(selected, 0).sum() / selected.sum().clamp(min=1) + 0 * e.sum()
 
 

@@ -1,1 +1,1 @@
-"""Two-stage methods: one paper a module."""
+"""Two-stage methods, one paper per module, and what several of them share."""

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from trainers.base import Images, Resource, Stage2Config, State, Task, TrainerConfig, TrainerInputs, Weights
 from trainers.image_config import NONE, AugmentedStage1, ImageTrainerConfig
-from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network, fused
+from trainers.image_trainer import EVAL_BATCH, ImageTrainer, fused
 from trainers.images import batches
 from trainers.images.augment import training_images
 from trainers.images.tta import VIEWS, Merge, merge_views
@@ -40,10 +40,11 @@ from trainers.losses.sigmoid import (
     robust_asymmetric,
     weighted_bce,
 )
-from trainers.losses.sigmoid_fields import SigmoidLossFields
+from trainers.methods.sigmoid_fields import SigmoidLossFields
 from trainers.networks.backbones import build, load_trunk
 from trainers.networks.ema import copy_buffers, ema_decay, ema_update
 from trainers.networks.label_decoder import GroupWiseLinear, check_width
+from trainers.networks.network import Network
 from trainers.networks.query_decoder import LabelQueryDecoder, SharedLinear
 from trainers.schedules import Schedule, learning_rate
 from trainers.seeding import generator
@@ -405,7 +406,7 @@ def weighted_loss(config: CXRStage1, counts: Tensor, images: int) -> WeightedLos
 
 
 def known_loss(loss: WeightedLoss, logits: Tensor, targets: Tensor, class_weights: Tensor) -> Tensor:
-    """The mean of v_c * loss over the entries (B, C) whose target is not NaN; 0 where there is none."""
+    """The mean of v_c * loss over the entries (B, C) whose target is not NaN; 0 without any."""
     unknown = targets.isnan()
     weights = class_weights * ~unknown
     return loss(logits, targets.nan_to_num(nan=0.0), weights) * (unknown.numel() / (~unknown).sum().clamp(min=1))

@@ -1,8 +1,8 @@
-"""The baselines that a two-stage method must beat: one trainer with a choice of stage-1 loss and of stage 2.
+"""Decoupled training: the baselines of two-stage methods, with a choice of stage-1 loss and of stage 2.
 
 After Kang et al., "Decoupling Representation and Classifier" (arXiv 1910.09217): stage 1 learns everything with one
 long-tail loss or sampler, stage 2 re-balances the classifier on a frozen encoder. As the encoder is frozen, stage 2
-works on features of un-augmented training images, extracted once. The losses are in `long_tail_losses`.
+works on features of un-augmented training images, extracted once. The losses are in `trainers.methods.long_tail`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from trainers.features.sampling import class_balanced_order
 from trainers.image_trainer import fused
 from trainers.images import batches
 from trainers.images.augment import training_images
-from trainers.losses.long_tail import (
+from trainers.losses.sigmoid import bce
+from trainers.losses.softmax import cross_entropy, label_aware_smoothing, log_prior, smoothing_by_count
+from trainers.methods.long_tail import (
     COSINE_LOSSES,
     ONE_LABEL_LOSSES,
     SEVERAL_LABEL_LOSSES,
@@ -30,11 +32,9 @@ from trainers.losses.long_tail import (
     one_label_loss,
     several_label_loss,
 )
-from trainers.losses.sigmoid import bce
-from trainers.losses.softmax import cross_entropy, label_aware_smoothing, log_prior, smoothing_by_count
 from trainers.methods.rebalancing import SHARE, RebalancingConfig, RebalancingStage2, RebalancingTrainer
 from trainers.networks.heads import ClassHead
-from trainers.networks.pooled import PooledNetwork
+from trainers.networks.network import PooledNetwork
 from trainers.seeding import generator
 from trainers.seeds import derive_seed
 
@@ -73,7 +73,7 @@ class DecoupledStage2(RebalancingStage2):
     tau: float = Field(1.0, ge=0, le=10)
     """tau of `tau_norm` and of `logit_adjustment`."""
     head_lr_factor: float = Field(0.1, gt=0, le=1)
-    """Factor on the learning rate of `mislas`'s head; its scales learn at the whole rate."""
+    """Factor on the learning rate of `mislas`'s head; its scales learn at the full rate."""
     smooth_head: float = Field(0.3, ge=0, lt=1)
     """Label smoothing of the most frequent class in `mislas`."""
     smooth_tail: float = Field(0.0, ge=0, lt=1)
@@ -98,7 +98,7 @@ class DecoupledConfig(RebalancingConfig):
     stage2: DecoupledStage2 = Field(default_factory=DecoupledStage2)
 
     def losses_active_from(self) -> dict[int, int]:
-        """Stage 1 of `ldam_drw` is whole once its first re-weighted epoch has run."""
+        """All losses of `ldam_drw` are active after its first re-weighted epoch."""
         return {1: self.stage1.reweighted_from if self.stage1.loss == "ldam_drw" else 0, 2: 0}
 
 
@@ -111,7 +111,7 @@ class DecoupledTrainer(RebalancingTrainer[DecoupledConfig]):
     code_version: ClassVar[int] = 2
 
     def __init__(self, config: DecoupledConfig, inputs: TrainerInputs) -> None:
-        """As every trainer; raises `ValueError` also for a loss or a method that the task has not."""
+        """As every trainer; raises `ValueError` also for a loss or a method that does not apply to the task."""
         _check_task(config, inputs.task)
         super().__init__(config, inputs)
         self.several = inputs.task == Task.MULTI_LABEL
@@ -264,7 +264,7 @@ class DecoupledTrainer(RebalancingTrainer[DecoupledConfig]):
 
 
 def _check_task(config: DecoupledConfig, task: Task) -> None:
-    """Raises `ValueError` for a loss or a method that does not exist for the task."""
+    """Raises `ValueError` for a loss or a method that does not apply to the task."""
     loss, method = config.stage1.loss, config.stage2.method
     if task == Task.MULTI_LABEL and loss in ONE_LABEL_LOSSES:
         raise ValueError(f"stage1.loss {loss} needs one label an image; several take plain, asymmetric, ...")

@@ -24,11 +24,12 @@ from trainers.base import Resource, Stage2Config, State, Task, TrainerConfig, Tr
 from trainers.features.gaussians import CovType, Gaussians, GroupSums, Target, fit
 from trainers.features.sampling import reverse_probabilities
 from trainers.image_config import NONE, AugmentedStage1, ImageTrainerConfig
-from trainers.image_trainer import ImageTrainer, Network, fused
+from trainers.image_trainer import ImageTrainer, fused
 from trainers.images.augment import training_images
 from trainers.losses.sigmoid import GceForm, bce, gce, reweight
 from trainers.networks.backbones import build, load_trunk
 from trainers.networks.label_decoder import GroupWiseLinear, LabelDecoder, PooledFeatures, check_width
+from trainers.networks.network import Network
 
 
 class LDRNetStage1(AugmentedStage1):
@@ -145,7 +146,7 @@ class LDRNetConfig(ImageTrainerConfig):
         return super().resources() + ((Resource("prompt", "tokens", prompt),) if prompt != NONE else ())
 
     def losses_active_from(self) -> dict[int, int]:
-        """Stage 2 is whole once its first E-step has run."""
+        """All losses of stage 2 are active after its first E-step."""
         return {1: 0, 2: self.stage2.e_step_start if self.stage2.has_e_step else 0}
 
 

@@ -27,14 +27,14 @@ from trainers.base import Stage2Config, State, Task, TrainerConfig, TrainerInput
 from trainers.features.gaussians import Gaussians, GroupSums, covariances
 from trainers.features.sampling import same_number_each
 from trainers.image_config import ImageStage1, ImageTrainerConfig
-from trainers.image_trainer import EVAL_BATCH, ImageTrainer, Network
+from trainers.image_trainer import EVAL_BATCH, ImageTrainer
 from trainers.images.augment import centre_crop
 from trainers.images.views import Flips, strong_view, weak_view
 from trainers.losses.compensation import FdcMode, FdcSign, fdc
 from trainers.losses.relation import channel_relation, probability_consistency, sample_relation
 from trainers.losses.softmax import cross_entropy, softmax_gce
 from trainers.networks.ema import ema_decay, ema_update
-from trainers.networks.pooled import PooledNetwork
+from trainers.networks.network import Network, PooledNetwork
 from trainers.seeding import generator
 from trainers.state import clone
 
@@ -81,7 +81,7 @@ class LMDStage1(ImageStage1):
 
     @property
     def consistency_from(self) -> int:
-        """First epoch (from 0) with consistency terms; `epochs` or more where there are none."""
+        """First epoch (from 0) with consistency terms; `epochs` or more if there are none."""
         return first_step(self.consistency_start, self.epochs) if self.use_mrc else self.epochs
 
 
@@ -176,7 +176,7 @@ class LMDConfig(ImageTrainerConfig):
         return self
 
     def losses_active_from(self) -> dict[int, int]:
-        """Stage 1 is whole once its first epoch with consistency terms has run."""
+        """All losses of stage 1 are active after its first epoch with consistency terms."""
         return {1: self.stage1.consistency_from if self.stage1.use_mrc else 0, 2: 0}
 
 

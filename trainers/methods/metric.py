@@ -44,7 +44,7 @@ from trainers.losses.metric import (
 from trainers.losses.softmax import class_balanced_weights, cross_entropy, logit_adjusted
 from trainers.methods.rebalancing import RebalancingConfig, RebalancingStage2, RebalancingTrainer
 from trainers.networks.heads import ClassHead
-from trainers.networks.pooled import PooledNetwork
+from trainers.networks.network import PooledNetwork
 from trainers.seeding import generator, seeded
 
 Metric = Literal["triplet", "triplet_center", "npair", "supcon", "contrastive", "none"]
@@ -135,7 +135,7 @@ class MetricStage1(AugmentedStage1):
 
     @property
     def warmed_up_after(self) -> int:
-        """Steps before lambda has its whole value; 0 where it has it at once."""
+        """Steps before lambda reaches its full value; 0 without a ramp."""
         mixed = self.mode == "joint" and self.metric != "none"
         return math.ceil(self.warm_up * self.epochs - 1e-9) if mixed else 0
 
@@ -218,7 +218,7 @@ class MetricConfig(RebalancingConfig):
         return self
 
     def losses_active_from(self) -> dict[int, int]:
-        """Stage 1 is whole once lambda has its whole value."""
+        """All losses of stage 1 are fully active once lambda has its full value."""
         return {1: self.stage1.warmed_up_after, 2: 0}
 
     def notes(self, train_counts: Mapping[str, int]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Stage 2 of decoupled training (Kang et al., arXiv 1910.09217): one `ClassHead`, re-balanced on a frozen encoder.
+"""Stage 2 of decoupled training (Kang et al., arXiv 1910.09217): re-balancing of a `ClassHead` on a frozen encoder.
 
-What trainers share whose stage 2 is a choice among such methods. Features are those of un-augmented training images,
+Shared by the trainers whose stage 2 is a choice among such methods. Features are those of un-augmented training images,
 extracted once for as long as the encoder is frozen.
 """
 

@@ -1,4 +1,4 @@
-"""Networks as trunks: images in, a feature map out. torchvision is imported late, or not at all."""
+"""Backbones by name: networks from images to a feature map. torchvision is imported only where needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from trainers.base import Weights
+from trainers.types import Weights
 
 CONV4 = "conv4"
 
@@ -42,7 +42,7 @@ _AUXILIARY = frozenset({"AuxLogits", "aux1", "aux2"})
 
 
 class UnknownBackbone(LookupError):  # noqa: N818 - says what it is
-    """No network of that name; the message lists what there is."""
+    """Unknown backbone name; the message lists the known ones."""
 
 
 def list_backbones() -> list[str]:
@@ -142,14 +142,14 @@ def load_trunk(trunk: nn.Module, weights: Weights, name: str) -> None:
     if missing or wrong:
         problems = [f"{key} is missing" for key in missing] + wrong
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ValueError(f"these are no weights of {name}: {shown}")
+        raise ValueError(f"the weights do not fit {name}: {shown}")
     trunk.load_state_dict({key: found[key] for key in own if key in found}, strict=False)
 
 
 def _torchvision_trunk(name: str) -> nn.Module:
     from torchvision import models
 
-    # These two warn, and start slowly, unless they are told how to initialise.
+    # Without this argument these two warn and initialise slowly.
     kwargs = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, **kwargs)
     kept: OrderedDict[str, nn.Module] = OrderedDict()

@@ -1,4 +1,4 @@
-"""A network, such as a teacher, that follows another, its student, as an exponential moving average."""
+"""Exponential moving average of a network's weights, such as a teacher's of its student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One linear head, of which the classifier-side remedies are settings: cosine, scales, tau-norm, NCM, offsets."""
+"""Linear classification head with class re-balancing: cosine, scales, tau-normalisation, nearest mean, offsets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ClassHead(nn.Module):
 
 @dataclass(frozen=True)
 class LinearHead:
-    """What of a linear head z_k = w_k^T x + b_k its logits do not tell."""
+    """Norms and biases of a linear head z_k = w_k^T x + b_k, which its logits do not show."""
 
     norms: Tensor
     """|w_k|, float32 (C,)."""

@@ -1,4 +1,4 @@
-"""Label decoupling: one feature vector per image and label, from a transformer over labels and image tokens.
+"""Label decoupling: a transformer over labels and image tokens that gives one feature vector per image and label.
 
 LDRNet section 3.2-3.3 (Huang et al., ACM MM 2024, doi 10.1145/3664647.3680606), Eq 2-6; the group-wise classifier is
 Query2Label's (arXiv 2107.10834).
@@ -160,6 +160,6 @@ class GroupWiseLinear(nn.Module):
 def check_width(dim: int, heads: int, *, positions: bool) -> None:
     """Raises `ValueError` where D does not split into heads, or into the four parts of a 2-D sine encoding."""
     if dim % heads:
-        raise ValueError(f"the feature width {dim} is no multiple of heads = {heads}; change d_model or heads")
+        raise ValueError(f"the feature width {dim} is not a multiple of heads = {heads}; change d_model or heads")
     if positions and dim % 4:
-        raise ValueError(f"the feature width {dim} is no multiple of 4, which the 2-D encoding needs; change d_model")
+        raise ValueError(f"the feature width {dim} is not a multiple of 4, as the 2-D encoding needs; change d_model")

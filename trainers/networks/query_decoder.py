@@ -1,4 +1,4 @@
-"""Labels as queries to the image: a transformer decoder whose queries are the labels and whose memory is the map.
+"""Transformer decoder with the labels as queries and the feature map as memory.
 
 Hong et al., arXiv 2308.08853, after Query2Label (arXiv 2107.10834); sizes and norms are those of KAD (arXiv
 2302.14042), the same group's published code, but that its one layer norm for queries, memory and output is three here.
@@ -15,8 +15,8 @@ from trainers.networks.label_decoder import check_width, sine_positions
 class LabelQueryDecoder(nn.Module):
     """Class-aware features of a feature map: (B, channels, H, W) to (B, C, D), D = `dim`.
 
-    Queries are an MLP of the label names' text `embeddings` (C, D'), which stay as they are, or, where there are none,
-    learned vectors, first of unit variance (Query2Label). Layers are pre-norm: self-attention among the labels,
+    Queries are an MLP of the label names' text `embeddings` (C, D'), which are not trained, or, without them,
+    learned vectors, initially of unit variance (Query2Label). Layers are pre-norm: self-attention among the labels,
     attention to the map, feed-forward net. Initial weights are normal with variance 1 / inputs, so that every width
     begins with signals of the same size; KAD's standard deviation of 0.02 is about half of that at its width of 768,
     and at 64 leaves features nearly blind to the image.

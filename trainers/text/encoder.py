@@ -1,4 +1,4 @@
-"""Encodes label names with a text encoder of the Hugging Face hub, or of a folder. Needs the extra `text`.
+"""Encoding of label names by a text encoder from the Hugging Face hub or a folder. Needs the extra `text`.
 
 Prompt tokens are LDRNet's (Huang et al., ACM MM 2024, section 3.2): the states of a frozen text transformer for one
 sentence with all labels. Label embeddings are those of Hong et al., arXiv 2308.08853: one vector a label name.
@@ -44,8 +44,8 @@ def encode_labels(source: str, labels: tuple[str, ...], pooling: Pooling | None 
             CLIP, `cls` for encoders that have such a token, else `mean`.
 
     Raises:
-        PublishedUnavailable: the hub is out of reach, and its cache on this machine lacks the model.
-        ResourceUnavailable: this can be no embedding of these labels.
+        PublishedUnavailable: the hub is unreachable, and the model is not in its cache on this machine.
+        ResourceUnavailable: the encoder is unknown or unusable, or a label is too long.
     """
     name, folder, revision = _find(source)
     with _quiet():
@@ -104,7 +104,7 @@ class _Encoder:
         try:
             with torch.no_grad():
                 states: Tensor = self.model(**self.tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-        except Exception as error:  # Models that are no encoders fail each in its own way.
+        except Exception as error:  # Models that are not encoders fail in various ways.
             raise ResourceUnavailable(f"{self.name}: cannot encode a text: {one_line(error)}") from error
         return states.float().contiguous()
 

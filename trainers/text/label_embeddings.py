@@ -1,4 +1,4 @@
-"""Label names as tensors of a frozen text encoder: made, kept in a file, and checked against the data's labels."""
+"""Text embeddings of label names, and the check of an embedding file against the data's labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainers.hashing import content_hash, hash_tensors
 from trainers.resources import ResourceUnavailable, one_line
 
 Pooling = Literal["cls", "eos", "mean"]
-"""What embeds a label: its first token where that stands for the whole text, its last, or the mean of all."""
+"""Pooling of a label's tokens: the first, where it represents the text, the last, or the mean of all."""
 
 SHOWN = 10
 """Labels that a message lists."""
@@ -58,7 +58,7 @@ FIX = "write one for this data with `lt-search data embed-labels`"
 
 
 def check_file(path: Path, labels: Sequence[str]) -> None:
-    """Refuses a file that was made of other labels, or changed since; one that names no labels is the user's word."""
+    """Refuses a file made for other labels, or changed since. A file that lists no labels is not checked."""
     if path.suffix != ".safetensors":
         return
     from safetensors import safe_open

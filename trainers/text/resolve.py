@@ -20,10 +20,10 @@ def resolve_text(resource: Resource, labels: Sequence[str]) -> tuple[Weights, st
         labels: (C,) names of the data, in its order.
 
     Returns:
-        The tensor by the resource's name, a digest that tells it from others, and a line that says where it is from.
+        The tensor by the resource's name, its digest, and a line that says where it is from.
 
     Raises:
-        ResourceUnavailable: it cannot be had, or is one of other labels.
+        ResourceUnavailable: it cannot be read or fetched, or belongs to other labels.
     """
     path = Path(resource.source)
     if path.is_dir() or resource.published:

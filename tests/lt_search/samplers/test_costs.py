@@ -7,7 +7,7 @@ from lt_search.samplers.costs import UNKNOWN_RATIO, predict_ratio
 
 
 def test_the_cost_ratio_is_predicted_per_configuration() -> None:
-    """Costs are epochs times what the backbone takes; a stage 2 costs 2."""
+    """Stage-1 costs are a factor of the backbone times one of the epochs; stage 2 costs 2."""
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.random(30), rng.integers(0, 2, 30).astype(float)])
     costs = np.column_stack([10 * np.exp(1.5 * x[:, 0]) * np.where(x[:, 1] == 1, 4.0, 1.0), np.full(30, 2.0)])
@@ -17,7 +17,7 @@ def test_the_cost_ratio_is_predicted_per_configuration() -> None:
     assert predict_ratio(x, costs, sizes, np.array([1.0, 1.0])) == pytest.approx(5 * np.exp(1.5) * 4, rel=0.1)
 
 
-def test_a_stage_2_costs_what_the_recent_ones_cost_on_average() -> None:
+def test_the_stage_2_cost_is_the_mean_of_the_recent_ones() -> None:
     x, sizes = np.zeros((60, 1)), np.array([0])
     costs = np.column_stack([np.full(60, 100.0), np.tile([1.0, 999.0], 30)])
     assert predict_ratio(x, costs, sizes, np.zeros(1)) == pytest.approx(0.2)
@@ -25,7 +25,7 @@ def test_a_stage_2_costs_what_the_recent_ones_cost_on_average() -> None:
     assert predict_ratio(x, costs, sizes, np.zeros(1)) == pytest.approx(50)
 
 
-def test_a_stage_2_may_take_no_time_at_all() -> None:
+def test_stage_2_costs_may_be_zero() -> None:
     x, sizes = np.zeros((4, 1)), np.array([0])
     some, none = (np.column_stack([np.full(4, 100.0), cost2]) for cost2 in ([0.0, 0.0, 0.0, 4.0], np.zeros(4)))
     assert predict_ratio(x, some, sizes, np.zeros(1)) == pytest.approx(100)

@@ -27,31 +27,31 @@ def _trial(state: TrialState, values: Mapping[str, Any], proposal: Mapping[str, 
     )
 
 
-def _drawn(*trials: FrozenTrial) -> list[Mapping[str, Any]]:
-    return list(History.of([_trial(TrialState.COMPLETE, WHOLE), *trials], 1, AXES1, AXES2).drawn[1:])
+def _params(*trials: FrozenTrial) -> list[Mapping[str, Any]]:
+    return list(History.of([_trial(TrialState.COMPLETE, WHOLE), *trials], 1, AXES1, AXES2).params[1:])
 
 
-def test_a_running_trial_lacks_nothing_that_was_proposed() -> None:
+def test_a_running_trial_has_all_proposed_values() -> None:
     for suggested in ({}, {"b": 0.75}, {"kind": "y"}, PROPOSAL):
-        assert _drawn(_trial(TrialState.RUNNING, suggested, PROPOSAL)) == [PROPOSAL]
+        assert _params(_trial(TrialState.RUNNING, suggested, PROPOSAL)) == [PROPOSAL]
 
 
-def test_what_is_not_asked_of_a_whole_trial_is_inactive() -> None:
+def test_a_parameter_that_a_complete_trial_lacks_is_inactive() -> None:
     kind = {"kind": "y", "b": 0.75}
-    assert _drawn(_trial(TrialState.COMPLETE, kind), _trial(TrialState.RUNNING, kind, PROPOSAL)) == [kind, kind]
+    assert _params(_trial(TrialState.COMPLETE, kind), _trial(TrialState.RUNNING, kind, PROPOSAL)) == [kind, kind]
 
 
 def test_a_trial_that_failed_before_its_first_suggest_is_left_out() -> None:
-    assert _drawn(_trial(TrialState.FAIL, {}, PROPOSAL)) == []
-    assert _drawn(_trial(TrialState.FAIL, {"kind": "y"}, PROPOSAL)) == [PROPOSAL]
+    assert _params(_trial(TrialState.FAIL, {}, PROPOSAL)) == []
+    assert _params(_trial(TrialState.FAIL, {"kind": "y"}, PROPOSAL)) == [PROPOSAL]
 
 
 def test_trials_whose_stage1_is_unknown_are_left_out() -> None:
     unknown = [_trial(state, {}) for state in (TrialState.RUNNING, TrialState.FAIL, TrialState.PRUNED)]
-    assert _drawn(*unknown, _trial(TrialState.COMPLETE, {"b": 0.5}), _trial(TrialState.FAIL, {"kind": "x"})) == []
+    assert _params(*unknown, _trial(TrialState.COMPLETE, {"b": 0.5}), _trial(TrialState.FAIL, {"kind": "x"})) == []
 
 
-def test_a_cost_may_be_zero_and_one_that_is_no_number_is_unknown() -> None:
+def test_a_cost_may_be_zero_and_is_unknown_if_it_is_not_a_number() -> None:
     trials = [_trial(TrialState.COMPLETE, WHOLE) for _ in range(5)]
     for trial, cost in zip(trials, (20.0, 0, "n/a", None, -1.0), strict=True):
         trial.set_user_attr(STAGE1_COST, cost)

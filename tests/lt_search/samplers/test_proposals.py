@@ -12,7 +12,7 @@ from lt_search.samplers.proposals import Proposer
 
 AXES1 = Axes({"a": FloatDistribution(0, 1)})
 AXES2 = Axes({"head": CategoricalDistribution(["linear", "cosine"]), "scale": CategoricalDistribution([8, 16, 32])})
-STAGE2S: list[dict[str, Any]] = [{"head": "linear"}, *({"head": "cosine", "scale": scale} for scale in (8, 16, 32))]
+STAGE2: list[dict[str, Any]] = [{"head": "linear"}, *({"head": "cosine", "scale": scale} for scale in (8, 16, 32))]
 
 
 class _Counting(np.random.Generator):
@@ -29,11 +29,11 @@ def _trial(values: dict[str, Any]) -> FrozenTrial:
     return optuna.trial.create_trial(value=values["a"], params=values, distributions=distributions)
 
 
-def test_stage_1s_that_have_met_every_stage_2_cost_no_draws_where_some_parameter_was_inactive() -> None:
-    """The last one was new and has met one, so that another is due; all others have met all four."""
+def test_exhausted_stage_1_configurations_cost_no_draws_where_some_parameter_was_inactive() -> None:
+    """The last one was new and has one of four stage-2 configurations, so it is reused; all others have all four."""
 
     def proposal(others: int) -> tuple[dict[str, Any], int]:
-        met = [(number / 50, stage2) for number in range(others) for stage2 in STAGE2S] + [(0.005, STAGE2S[1])]
+        met = [(number / 50, stage2) for number in range(others) for stage2 in STAGE2] + [(0.005, STAGE2[1])]
         history = History.of([_trial({"a": a, **stage2}) for a, stage2 in met], 1, AXES1, AXES2)
         rng = _Counting(np.random.PCG64(0))
         return Proposer(history, AXES1, AXES2, 6, rng).draw({}, 50.0), rng.draws

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_conditions_are_respected() -> None:
     assert "stage2.q" not in propose(study.ask(), PARAMETERS, {"stage2.form": "bce"})
 
 
-def test_a_half_proposed_trial_keeps_what_it_has() -> None:
+def test_a_trial_begun_by_another_process_keeps_its_values() -> None:
     study = optuna.create_study(sampler=ReseededSampler(0))
     trial = study.ask()
     first = trial.suggest_float("stage1.lr", 1e-4, 1, log=True)
@@ -87,6 +88,13 @@ def test_tpe_beats_random_on_a_smooth_objective() -> None:
         return max(_objective(values) for values in drawn)
 
     assert sum(best("tpe", s) for s in range(10)) > sum(best("random", s) for s in range(10))
+
+
+def test_the_filters_of_warnings_are_as_before_where_threads_ask_at_once() -> None:
+    study = optuna.create_study(sampler=ReseededSampler(0))
+    before = list(warnings.filters)
+    study.optimize(lambda trial: trial.suggest_float("a", 0, 1), n_trials=120, n_jobs=8)
+    assert warnings.filters == before
 
 
 def test_refuses_an_unknown_kind() -> None:

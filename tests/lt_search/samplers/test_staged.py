@@ -20,9 +20,9 @@ from lt_search.samplers import (
     STAGE1_COST,
     STAGE2_COST,
     STOPPED_IN_STAGE1,
-    NeverSeenWarning,
     ReseededSampler,
     StagedSampler,
+    UnseenParameterWarning,
 )
 from lt_search.samplers.history import PROPOSED, Axes, History
 
@@ -91,10 +91,10 @@ def _study(sampler: StagedSampler, **options: Any) -> optuna.Study:
     return optuna.create_study(direction="maximize", sampler=sampler, **options)
 
 
-def test_stage1_values_are_repeated_exactly_and_the_more_the_dearer() -> None:
-    cheap, dear = (_search(50, lambda r=r: StagedSampler(STAGE1, cost_ratio=r, seed=0)) for r in (2, 30))
-    assert _distinct(dear) < _distinct(cheap) < 50
-    assert len({tuple(sorted(values.items())) for values in dear}) == 50
+def test_stage1_values_are_reused_exactly_and_more_often_the_more_they_cost() -> None:
+    cheap, costly = (_search(50, lambda r=r: StagedSampler(STAGE1, cost_ratio=r, seed=0)) for r in (2, 30))
+    assert _distinct(costly) < _distinct(cheap) < 50
+    assert len({tuple(sorted(values.items())) for values in costly}) == 50
 
 
 def test_conditions_are_respected() -> None:
@@ -133,7 +133,7 @@ def test_minimising_is_maximising_the_negative() -> None:
     assert a == b
 
 
-@pytest.mark.filterwarnings("ignore:no trial has any stage-1 parameter")
+@pytest.mark.filterwarnings("ignore:no trial has any of the stage-1 parameters")
 @pytest.mark.parametrize("stage1", [(), ("lr", "loss", "margin", "power", "epochs", "alpha", "head", "scale"), ("x",)])
 def test_with_one_stage_it_is_plain_tpe(stage1: tuple[str, ...]) -> None:
     assert _search(20, lambda: StagedSampler(stage1, seed=5)) == _search(20, lambda: ReseededSampler(5))
@@ -244,7 +244,7 @@ def _kinds(trial: optuna.Trial) -> float:
         _runs_with_stage2_only,
     ],
 )
-def test_new_stage1s_go_on_beside_a_trial_without_all_values(
+def test_new_stage1_values_are_proposed_beside_a_trial_without_all_values(
     incomplete: Callable[[optuna.Study], None], before: int
 ) -> None:
     study = _study(StagedSampler(["a", "kind"], cost_ratio=2, seed=0))
@@ -259,15 +259,15 @@ def test_new_stage1s_go_on_beside_a_trial_without_all_values(
     assert all(sum(kind == which for _, kind in new) > 2 for which in "xy")
 
 
-def test_new_stage1s_go_on_in_threads() -> None:
+def test_new_stage1_values_are_proposed_in_threads() -> None:
     study = _study(StagedSampler(["a", "kind"], cost_ratio=2, seed=0))
     study.optimize(_kinds, n_trials=40, n_jobs=4)
     assert len({(trial.params["a"], trial.params["kind"]) for trial in study.trials}) > 15
 
 
 @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
-def test_a_stage1_that_did_not_end_is_never_repeated(state: TrialState) -> None:
-    """The best stage 1s end early; a trial ended in stage 2 carries its stage-1 cost, and its stage 1 counts."""
+def test_a_stage1_that_was_not_completed_is_never_reused(state: TrialState) -> None:
+    """The best stage-1 runs end early; a trial ended in stage 2 has a stage-1 cost, and its stage 1 counts."""
     study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
     lost, kept = set(), set()
     for number in range(60):
@@ -288,7 +288,7 @@ def test_a_stage1_that_did_not_end_is_never_repeated(state: TrialState) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_configuration_is_not_proposed_again_while_others_are_left(seed: int) -> None:
-    """Half of the 18 fail; a stage 1 whose six stage 2s were all tried is not repeated."""
+    """Half of the 18 fail; a stage 1 with all six stage-2 values is not reused."""
     study = _study(StagedSampler(["a"], cost_ratio=5, seed=seed))
     proposed = set()
     for _ in range(12):
@@ -306,7 +306,7 @@ def test_a_configuration_is_not_proposed_again_while_others_are_left(seed: int) 
 def _repeats(
     costs: Callable[[int], float] | None, ratio: float | None, in_all: float | None = None
 ) -> tuple[int, list[int]]:
-    """How many of 60 trials repeat a stage 1, and the epochs of the others after the first few."""
+    """How many of 60 trials reuse a stage 1, and the epochs of the others after the first few."""
     study = _study(StagedSampler(["a", "epochs"], cost_ratio=ratio, seed=0))
     seen: dict[tuple[float, int], int] = {}
     for _ in range(60):
@@ -329,25 +329,25 @@ def test_costs_are_learned_from_the_trials() -> None:
     assert _repeats(lambda epochs: 2.0, None)[0] == _repeats(None, 1)[0] < known
 
 
-def test_a_good_first_stage_1_whose_stage_2s_change_nothing_is_left_for_new_ones() -> None:
-    """The paper's values are good and the rest of the space is not: one stage 1 has nearly all good values."""
+def test_a_good_first_stage_1_is_left_for_new_ones_where_stage_2_changes_nothing() -> None:
+    """The first values are good and the rest of the space is not: one stage 1 has nearly all good values."""
     study = _study(StagedSampler(["a"], cost_ratio=100, seed=0))
     study.enqueue_trial({"a": 0.3, "b": 0.6})
-    stage1s = []
+    stage1 = []
     for _ in range(80):
         trial = study.ask()
         a, b = _plain(trial)
-        stage1s.append(a)
+        stage1.append(a)
         study.tell(trial, -abs(a - 0.3) - 1e-4 * (b - 0.6) ** 2)
-    assert len(set(stage1s)) > 15
+    assert len(set(stage1)) > 15
 
 
-def test_what_a_repeated_stage_1_took_in_all_counts_instead_of_its_stage_2() -> None:
+def test_the_whole_cost_of_a_trial_with_a_reused_stage_1_counts_instead_of_its_stage_2_cost() -> None:
     assert _repeats(lambda epochs: 60.0, None, in_all=60.0)[0] < _repeats(lambda epochs: 60.0, None, in_all=2.0)[0]
 
 
-def test_a_dear_stage1_is_begun_less_often_than_a_cheap_one() -> None:
-    """Where the cost grows with the epochs, which do not matter, new stage 1s have fewer of them."""
+def test_a_costly_stage1_is_proposed_less_often_than_a_cheap_one() -> None:
+    """Where the cost grows with the epochs, which do not matter, new stage-1 runs have fewer of them."""
     constant, growing = (_repeats(costs, None)[1] for costs in (lambda e: 40.0, lambda e: 4.0 * e))
     assert np.mean(np.log(growing)) < np.mean(np.log(constant))
 
@@ -374,7 +374,7 @@ def test_enqueued_values_are_kept_whole_or_in_part() -> None:
         study.tell(trial, -a - b - c)
 
 
-def test_further_stage_2s_are_tried_on_a_stage_1_that_is_given_again() -> None:
+def test_further_stage_2_values_are_tried_on_enqueued_stage_1_values() -> None:
     study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
     for number in range(30):
         if number >= 12:
@@ -387,7 +387,7 @@ def test_further_stage_2s_are_tried_on_a_stage_1_that_is_given_again() -> None:
     assert len({params["b"] for params in given}) == 18
 
 
-def test_a_stage_1_that_was_stopped_at_its_end_is_not_repeated_and_its_stage_2_not_taken_for_tried() -> None:
+def test_a_stage_1_stopped_at_its_end_is_not_reused_and_its_stage_2_values_do_not_count_as_tried() -> None:
     study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
     met: dict[float, bool] = {}
     for _ in range(60):
@@ -408,8 +408,8 @@ def test_a_stage_1_that_was_stopped_at_its_end_is_not_repeated_and_its_stage_2_n
 
 
 @pytest.mark.parametrize("stopped_in_stage1", [False, True])
-def test_pruned_stage_2s_are_learned_from_where_nobody_measures_costs(stopped_in_stage1: bool) -> None:
-    """Stage 2 is stopped below 0.5, so that no complete trial says what lies there."""
+def test_pruned_stage_2_trials_count_in_a_study_without_costs(stopped_in_stage1: bool) -> None:
+    """Stage 2 is pruned below 0.5, so that no complete trial has values there."""
     below = []
     for seed in range(4):
         study = _study(StagedSampler(["a"], cost_ratio=10, seed=seed))
@@ -424,16 +424,16 @@ def test_pruned_stage_2s_are_learned_from_where_nobody_measures_costs(stopped_in
     assert mean > 0.5 if stopped_in_stage1 else mean < 0.4
 
 
-def test_a_stage_1_that_has_had_every_stage_2_is_left_without_a_draw() -> None:
+def test_an_exhausted_stage_1_is_left_without_a_draw() -> None:
     study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
     for _ in range(40):
         trial = study.ask()
         value = trial.suggest_float("a", 0, 1) + trial.suggest_categorical("b", ["x", "y", "z"]).count("z")
         trial.suggest_int("c", 0, 2, step=2)
         study.tell(trial, value)
-    had = Counter(trial.params["a"] for trial in study.trials)
-    assert max(had.values()) == 6
-    assert len(had) >= 6
+    trials = Counter(trial.params["a"] for trial in study.trials)
+    assert max(trials.values()) == 6
+    assert len(trials) >= 6
     assert len({tuple(trial.params.items()) for trial in study.trials}) == 40
 
 
@@ -453,7 +453,7 @@ def test_none_is_a_choice_like_any_other_where_the_parameter_may_be_inactive(sta
 
 
 @pytest.mark.parametrize("given", [{"b": 0.5, "kind": "x"}, {"kind": "x"}])
-def test_stage_2_values_that_are_given_again_go_to_other_stage_1s(given: dict[str, Any]) -> None:
+def test_enqueued_stage_2_values_go_to_other_stage_1_values(given: dict[str, Any]) -> None:
     study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
     for number in range(23):
         if number >= 15:
@@ -486,7 +486,7 @@ def test_a_none_that_is_enqueued_for_an_inactive_parameter_is_ignored() -> None:
 
 
 def test_trials_that_run_beside_each_other_do_not_pile_on_one_stage_1() -> None:
-    """At this cost ratio a stage 1 gets at most 10 stage 2s before another one is begun."""
+    """At this cost ratio a stage 1 gets at most 10 trials before another one is begun."""
     study = _study(StagedSampler(["a"], cost_ratio=20, seed=0))
     for number in range(45):
         trial = study.ask()
@@ -502,7 +502,7 @@ def test_stage_1_names_that_no_trial_has_are_warned_of() -> None:
         warnings.simplefilter("error")
         trial = study.ask()
         study.tell(trial, sum(_plain(trial)))
-    with pytest.warns(UserWarning, match=r"no trial has any stage-1 parameter \(learning_rate\): this is plain TPE"):
+    with pytest.warns(UserWarning, match=r"no trial has any of the stage-1 parameters \(learning_rate\): .* plain TPE"):
         _plain(study.ask())
 
 
@@ -513,8 +513,18 @@ def test_one_stage_1_name_that_no_trial_has_is_warned_of() -> None:
         for _ in range(10):
             trial = study.ask()
             study.tell(trial, sum(_plain(trial)))
-    with pytest.warns(NeverSeenWarning, match="depht"):
+    with pytest.warns(UnseenParameterWarning, match="depht"):
         _plain(study.ask())
+
+
+@pytest.mark.parametrize("stage1", [["learning_rate"], ["a", "depht"]])
+def test_names_that_are_known_to_be_right_are_not_warned_of(stage1: list[str]) -> None:
+    study = _study(StagedSampler(stage1, seed=0, warn_unseen=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(12):
+            trial = study.ask()
+            study.tell(trial, sum(_plain(trial)))
 
 
 def test_choices_may_be_lists_and_costs_infinite() -> None:
@@ -528,7 +538,7 @@ def test_choices_may_be_lists_and_costs_infinite() -> None:
             trial.set_user_attr(STAGE1_COST, math.inf if trial.number == 5 else 20.0)
             trial.set_user_attr(STAGE2_COST, 1.0)
             study.tell(trial, -abs(a - 0.3) - abs(b - 0.6) - 0.1 * len(layers))
-    assert len({trial.params["a"] for trial in study.trials}) < 30, "stage 1s are repeated"
+    assert len({trial.params["a"] for trial in study.trials}) < 30, "stage 1 is reused"
 
 
 def test_ranges_may_change_and_parameters_may_come_later() -> None:
@@ -575,13 +585,13 @@ def test_it_is_better_than_tpe_where_stages_interact_weakly() -> None:
     assert sum(best(seed, True) for seed in range(4)) < 0.7 * sum(best(seed, False) for seed in range(4))
 
 
-def test_what_it_cannot_do_is_refused() -> None:
-    with pytest.raises(ValueError, match="cost_ratio is 0"):
+def test_invalid_arguments_and_several_objectives_are_refused() -> None:
+    with pytest.raises(ValueError, match="cost_ratio must be a positive number, not 0"):
         StagedSampler(["a"], cost_ratio=0)
     with pytest.raises(ValueError, match="list of names"):
         StagedSampler("lr")
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=StagedSampler(["a"]))
-    with pytest.raises(ValueError, match="several objectives"):
+    with pytest.raises(ValueError, match="needs a study with one objective; this one has 2"):
         study.ask().suggest_float("a", 0, 1)
 
 

@@ -93,7 +93,7 @@ def test_defaults_are_those_of_the_report_or_of_its_authors_code() -> None:
 @pytest.mark.parametrize(
     ("stage", "field", "value", "message"),
     [
-        ("stage1", "heads", 3, "feature width 16 is no multiple of heads = 3"),
+        ("stage1", "heads", 3, "feature width 16 is not a multiple of heads = 3"),
         ("stage1", "weights", "imagenet", "conv4 has no published weights"),
         ("stage1", "loss", "focal", "'bce', 'asl', 'wbce_exp', 'ral' or 'db'"),
         ("stage1", "inner_fraction", 0.6, "less than or equal to 0.5"),

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from tests.trainers.test_contract import TINY, labels_for, pictures, train
 from trainers.base import Task, TrainerInputs
 from trainers.features.gaussians import Gaussians
-from trainers.losses.long_tail import ONE_LABEL_LOSSES, SEVERAL_LABEL_LOSSES, Loss
 from trainers.methods.decoupled import SEVERAL_LABEL_METHODS, DecoupledConfig, DecoupledTrainer, Method
+from trainers.methods.long_tail import ONE_LABEL_LOSSES, SEVERAL_LABEL_LOSSES, Loss
 
 Array = NDArray[Any]
 

@@ -68,8 +68,8 @@ def test_defaults_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("stage", "field", "value", "message"),
     [
-        ("stage1", "heads", 3, "feature width 16 is no multiple of heads = 3"),
-        ("stage1", "d_model", 18, "no multiple of 4"),
+        ("stage1", "heads", 3, "feature width 16 is not a multiple of heads = 3"),
+        ("stage1", "d_model", 18, "not a multiple of 4"),
         ("stage1", "d_model", "wide", "backbone"),
         ("stage1", "backbone", "resnet55", "did you mean resnet50"),
         ("stage1", "weights", "imagenet", "conv4 has no published weights; set weights to none"),

@@ -196,9 +196,8 @@ def test_running_gaussians_are_the_plain_average_of_all_rounds() -> None:
         features = trainer.features(trainer.inputs.images)
         seen.append(torch.stack([features[trainer.labels == k].mean(0) for k in range(4)]).double())
         trainer.stage2_step(step)
-    assert trainer._running is not None
     assert not torch.allclose(seen[0], seen[2], atol=1e-4)
-    torch.testing.assert_close(trainer._running[0][0], torch.stack(seen).mean(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(trainer.state()["running"][0][0], torch.stack(seen).mean(0), rtol=1e-5, atol=1e-5)
 
 
 def test_the_m_step_draws_from_this_rounds_gaussians_and_the_e_step_measures_by_the_running_ones(
@@ -217,8 +216,7 @@ def test_the_m_step_draws_from_this_rounds_gaussians_and_the_e_step_measures_by_
         means = torch.stack([features[trainer.labels == k].mean(0) for k in range(4)])
         trainer.stage2_step(step)
         torch.testing.assert_close(drawn_from[step].mean[0], means, rtol=1e-4, atol=1e-5)
-    assert trainer._running is not None
-    torch.testing.assert_close(measured_by[-1].mean, trainer._running[0].float())
+    torch.testing.assert_close(measured_by[-1].mean, trainer.state()["running"][0].float())
     assert not torch.allclose(measured_by[-1].mean[0], means, atol=1e-4)
 
 

@@ -136,7 +136,7 @@ def test_weights_that_do_not_fit_are_refused_by_key() -> None:
     trunk, _ = build("conv4")
     weights = Conv4(16).state_dict()
     del weights["layers.3.weight"]
-    with pytest.raises(ValueError, match=r"no weights of conv4: layers\.3\.weight is missing.*and 1. more"):
+    with pytest.raises(ValueError, match=r"the weights do not fit conv4: layers\.3\.weight is missing.*and 1. more"):
         load_trunk(trunk, weights, "conv4")
     with pytest.raises(ValueError, match=r"layers.0.weight is \(16, 3, 3, 3\), not \(32, 3, 3, 3\)"):
         load_trunk(trunk, {**trunk.state_dict(), "layers.0.weight": weights["layers.0.weight"]}, "conv4")

@@ -123,7 +123,7 @@ def test_prompt_tokens_are_kept_with_the_weights_and_not_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dim", "heads", "message"), [(10, 4, "width 10 is no multiple of heads = 4"), (6, 2, "no multiple of 4")]
+    ("dim", "heads", "message"), [(10, 4, "width 10 is not a multiple of heads = 4"), (6, 2, "not a multiple of 4")]
 )
 def test_widths_that_do_not_split_are_refused(dim: int, heads: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -109,7 +109,8 @@ def test_embeddings_of_another_number_of_labels_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"), [({"heads": 3}, "no multiple of heads"), ({"dim": 6, "positions": True}, "multiple of 4")]
+    ("override", "message"),
+    [({"heads": 3}, "not a multiple of heads"), ({"dim": 6, "positions": True}, "multiple of 4")],
 )
 def test_a_width_that_does_not_split_is_refused(override: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

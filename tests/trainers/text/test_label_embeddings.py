@@ -11,14 +11,16 @@ from safetensors.torch import load_file, save_file
 from trainers.base import Resource
 from trainers.hashing import hash_tensors
 from trainers.resources import ResourceUnavailable
-from trainers.text.label_embeddings import LabelEmbeddings, resolve_text
+from trainers.text.label_embeddings import LabelEmbeddings
+from trainers.text.resolve import resolve_text
 
 LABELS = ("Mass", "Ödem", "Nodule")
 TENSORS = {"tokens": torch.arange(20.0).view(5, 4), "embeddings": -torch.arange(12.0).view(3, 4)}
 
 
 def made(path: Path) -> Path:
-    LabelEmbeddings("tiny/bert", "abc", "mean", LABELS, TENSORS["tokens"], TENSORS["embeddings"], "id").save(path)
+    text = LabelEmbeddings("tiny/bert", "abc", "mean", LABELS, TENSORS["tokens"], TENSORS["embeddings"], "id")
+    save_file(text.tensors(), path, text.metadata())
     return path
 
 
@@ -30,13 +32,12 @@ def embeddings(path: Path) -> Resource:
     return Resource("label_embeddings", "embeddings", str(path))
 
 
-def test_a_file_says_what_it_was_made_of(tmp_path: Path) -> None:
-    with safe_open(made(tmp_path / "new" / "text.safetensors"), "pt") as file:
+def test_a_file_names_its_model_and_labels(tmp_path: Path) -> None:
+    with safe_open(made(tmp_path / "text.safetensors"), "pt") as file:
         metadata = file.metadata()
     assert (metadata["model"], metadata["revision"], metadata["pooling"]) == ("tiny/bert", "abc", "mean")
     assert json.loads(metadata["labels"]) == list(LABELS)
     assert metadata["checksum"]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["text.safetensors"]
 
 
 def test_each_resource_takes_its_tensor_from_one_file(tmp_path: Path) -> None:

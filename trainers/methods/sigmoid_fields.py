@@ -1,4 +1,4 @@
-"""The constants of the multi-label losses that several trainers offer, see `trainers.losses.sigmoid`."""
+"""Config fields of the multi-label losses that several trainers offer, see `trainers.losses.sigmoid`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The long-tail losses that stage 1 may have, by name: their parameters, and what they make of logits or cosines.
+"""Choice of a long-tail loss for stage 1: config fields, and the loss functions that they name.
 
-Sources are in `softmax_losses` and `sigmoid_losses`; defaults are the papers'.
+Sources are in `trainers.losses.softmax` and `trainers.losses.sigmoid`; defaults are the papers'.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from trainers.losses.sigmoid import (
     positive_weights,
     robust_asymmetric,
 )
-from trainers.losses.sigmoid_fields import SigmoidLossFields
 from trainers.losses.softmax import (
     class_balanced_weights,
     cloud_noise,
@@ -38,6 +37,7 @@ from trainers.losses.softmax import (
     seesaw,
     vector_scaling,
 )
+from trainers.methods.sigmoid_fields import SigmoidLossFields
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """Of logits (B, C) and targets."""

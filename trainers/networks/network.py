@@ -1,14 +1,31 @@
-"""A backbone with global average pooling and a head: the network of single-vector methods."""
+"""Networks of an encoder and a head: their base class, and a backbone with global average pooling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from trainers.base import Weights
-from trainers.image_trainer import Network
 from trainers.networks.backbones import build, load_trunk
+from trainers.types import Weights
+
+
+class Network(nn.Module, ABC):
+    """An encoder and its head. Sub-classes register `head` and define how images become features."""
+
+    head: nn.Module
+    dim: int
+    """Width D of a feature vector."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, D), or (B, C, D) for class-aware methods, of normalised images (B, 3, S, S)."""
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but the head's."""
+        head = {id(parameter) for parameter in self.head.parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in head)
 
 
 class PooledNetwork(Network):
