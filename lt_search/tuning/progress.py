@@ -1,4 +1,4 @@
-"""What a person sees of a search: a status that is redrawn on a terminal, and one greppable line a minute."""
+"""Progress of a search: a status that is redrawn on a terminal, and a log line a minute."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class LiveStatus:
     Args:
         spec: the run.
         store: the run's files; the log goes there.
-        summarise: gives the state of the run now.
-        progress: gives how far each running trial has come, by number; None for one that waits for its stage 1.
-        concurrent: gives how many trials may run at once now.
-        console: where to show it; on something that is no terminal only the log lines are printed.
+        summarise: returns the current summary of the run.
+        progress: returns the last step of each running trial by number; None for one that waits for its stage 1.
+        concurrent: returns how many trials may run at once now.
+        console: where to show it; if that is not a terminal, only the log lines are printed.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class LiveStatus:
             self.line()
 
     def line(self) -> None:
-        """Writes a status line to the log, and to the console if that is no terminal."""
+        """Writes a status line to the log, and to the console if that is not a terminal."""
         self._last_line = time.monotonic()
         waiting = sum(rung is None for rung in self._progress().values())
         text = status_line(self._spec, self._summarise(), self._elapsed, self._concurrent(), waiting)
@@ -95,7 +95,7 @@ class LiveStatus:
             self._console.print(text, highlight=False, soft_wrap=True)
 
     def trial_ended(self, summary: RunSummary) -> None:
-        """Logs what the probes of stage 1 foretell, where that is news, and says which rungs were turned off."""
+        """Logs the rank correlations of the stage-1 probes, where they changed, and reports rungs that are off."""
         if summary.probe_lines != self._logged_probes:
             self._log_probes(summary.probe_lines)
         for text in summary.notices:
@@ -138,30 +138,38 @@ def status_line(spec: RunSpec, summary: RunSummary, elapsed: float | None, concu
 
 
 def render_status(
-    spec: RunSpec, summary: RunSummary, progress: Mapping[int, Rung | None], elapsed: float | None, concurrent: int
+    spec: RunSpec,
+    summary: RunSummary,
+    progress: Mapping[int, Rung | None],
+    elapsed: float | None,
+    concurrent: int,
+    *,
+    driven: bool = True,
 ) -> Group:
-    """The status as a small table, for a terminal."""
+    """The status as a small table, for a terminal. Where no process drives the run, its open trials are interrupted."""
     best = summary.best
-    counts = ", ".join(f"{len(summary.of_state(s))} {s}" for s in ("running", "finished", "pruned", "failed"))
+    unfinished = "running" if driven else "interrupted"
+    states = {"running": unfinished, "finished": "finished", "pruned": "pruned", "failed": "failed"}
+    counts = ", ".join(f"{len(summary.of_state(state))} {word}" for state, word in states.items())
     table = Table.grid(padding=(0, 2))
     table.add_row("trials", f"{summary.ended} of {summary.target} done: {counts}")
     if progress:
-        table.add_row("running", ", ".join(_progress(spec, number, rung) for number, rung in progress.items()))
+        table.add_row(unfinished, ", ".join(_progress(spec, number, rung) for number, rung in progress.items()))
     table.add_row(
         "best", f"{spec.metric} {show_value(best.value, best.standard_error)} (trial {best.number})" if best else "-"
     )
     table.add_row(
-        "rungs", ", ".join(f"{r.rung}: {r.reached - r.stopped} of {r.reached} go on" for r in summary.rungs) or "-"
+        "rungs", ", ".join(f"{r.rung}: {r.reached - r.stopped} of {r.reached} continue" for r in summary.rungs) or "-"
     )
     if spec.reuse:
         saved = f", {show_duration(summary.saved_by_reuse)} saved" if summary.reused else ""
-        table.add_row("stage 1", f"{summary.stage1_trained} trained, {summary.reused} used again{saved}")
+        table.add_row("stage 1", f"{summary.stage1_trained} trained, {summary.reused} reused{saved}")
     for line in summary.probe_lines:
-        name, told = line.split(" ", 1)
-        table.add_row(name, Text(told))
+        name, values = line.split(" ", 1)
+        table.add_row(name, Text(values))
     times = [f"{show_duration(elapsed)} so far"] if elapsed is not None else []
     left = summary.seconds_left(concurrent)
-    if left is not None and summary.ended < summary.target:
+    if driven and left is not None and summary.ended < summary.target:
         times.append(f"about {show_duration(left)} to go")
     if times:
         table.add_row("time", ", ".join(times))
@@ -170,7 +178,7 @@ def render_status(
 
 
 def render_leaderboard(spec: RunSpec, summary: RunSummary, limit: int = 10) -> Table:
-    """The best finished trials with the parameters they drew."""
+    """The best finished trials with their parameters."""
     table = Table(title=f"Finished trials by validation {spec.metric}", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column(f"{spec.metric} ± s.e.", justify="right", no_wrap=True)

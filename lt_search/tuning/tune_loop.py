@@ -164,9 +164,7 @@ def _tune(
         tick()
         time.sleep(IDLE_SECONDS)
 
-    trainable = tune.with_parameters(
-        StagedTrial, inputs=inputs, threads=each.cpus, device=each.device, share_images=how.share_images
-    )
+    trainable = tune.with_parameters(StagedTrial, inputs=inputs, threads=each.cpus, device=each.device)
     scratch = tempfile.mkdtemp(prefix="lt-search-ray-")
     try:
         tune.Tuner(
@@ -175,7 +173,7 @@ def _tune(
                 num_samples=-1,
                 search_alg=RefereeSearcher(referee, limit, should_stop, idle),
                 scheduler=RefereeScheduler(referee),
-                reuse_actors=how.warm_workers,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="search",
