@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version

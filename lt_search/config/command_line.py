@@ -39,7 +39,7 @@ def add_options(
 ) -> None:
     """Adds an option for each field of a pydantic dataclass: its docstring is the help.
 
-    A field that is True by default gets `--no-NAME`, one that is False `--NAME`, a tuple an option that may be repeated.
+    A field that is True by default gets `--no-NAME`, one that is False `--NAME`; an option for a tuple may be repeated.
 
     Args:
         parser: a parser or an argument group.
@@ -55,9 +55,8 @@ def add_options(
             parser.add_argument(_flag(name, field), dest=name, action="store_true", help=text)
             continue
         if isinstance(field.default, str | int | float) and field.default != "":
-            text += (
-                f" (default: {field.default:g})" if isinstance(field.default, float) else f" (default: {field.default})"
-            )
+            shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            text += f" (default: {shown})"
         action = "append" if isinstance(field.default, tuple) else "store"
         must = name in required or field.is_required()
         parser.add_argument(

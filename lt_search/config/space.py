@@ -28,18 +28,17 @@ def _range_alone(value: object) -> object:
     """A searched parameter may be its range alone, where it has no condition."""
     if isinstance(value, str):
         return {"range": value}
-    if not isinstance(value, Mapping | BaseModel):
-        raise ValueError("must be a range such as uniform(0, 1), or {range: ..., when: ...}")
-    return value
+    if isinstance(value, Mapping | BaseModel):
+        return value
+    raise ValueError("must be a range such as uniform(0, 1), or {range: ..., when: ...}")
 
 
 def _rung_points(value: object) -> object:
     points = value if isinstance(value, list | tuple) else [value]
     for point in points:
-        if isinstance(point, bool) or not isinstance(point, int | float):
-            raise ValueError(f"{shorten(point)} is not a number: a rung is a step or a fraction of the stage")
-        if not (point >= 1 if isinstance(point, int) else 0 < point <= 1):
-            raise ValueError(f"{point} is neither an integer step from 1 on nor a fraction above 0 up to 1.0")
+        is_step = isinstance(point, int) and not isinstance(point, bool) and point >= 1
+        if not (is_step or (isinstance(point, float) and 0 < point <= 1)):
+            raise ValueError(f"{shorten(point)} is neither an integer step from 1 on nor a fraction above 0 up to 1.0")
     return value
 
 

@@ -29,7 +29,7 @@ def test_reads_a_range(text: str, expected: object) -> None:
         ("uniform(1, 1)", "reversed or empty"),
         ("loguniform(0, 1)", "log scale"),
         ("logint(0, 5)", "log scale"),
-        ("int(0.5, 2)", "whole numbers"),
+        ("int(0.5, 2)", "two integers"),
         ("uniform(a, b)", "two numbers"),
         ("uniform(1)", "two numbers"),
         ("choice(a)", "at least two"),

@@ -28,7 +28,8 @@ from lt_search.storage.journal import Journal
 from lt_search.storage.run_folder import JOURNAL, new_run, open_run
 from lt_search.storage.schema import TRIALS
 from lt_search.training.inputs import RunInputs
-from lt_search.tuning.search import check_places, load_training_data, search, target_of
+from lt_search.tuning.prepare import load_inputs, load_training_data
+from lt_search.tuning.search import search, target_of
 from tests.helpers.extra_data import extra_table
 
 SMALL = ("stage1.epochs=8", "stage1.d_model=16", "stage1.heads=2")
@@ -46,7 +47,7 @@ def options(tiny_csv: Path, extra: Path) -> SpecOptions:
 
 def _begun(options: SpecOptions, storage: Path) -> RunSpec:
     """A run that was killed before its first trial."""
-    _, dataset = check_places(options, RunOptions(storage=str(storage)))
+    dataset = load_inputs(options, RunOptions(storage=str(storage))).dataset
     spec = resolve_spec(options, dataset, gpu=False)
     parts = {part.name: part for part in dataset.parts()} | {
         f"extra {number}": one.train for number, one in enumerate(dataset.extra, 1)
@@ -189,14 +190,12 @@ def test_where_nothing_is_searched_one_trial_is_planned(tiny: SpecOptions, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("asked", "kept", "searched", "target"),
-    [(None, None, True, 6), (None, None, False, 1), (3, None, False, 3), (None, 9, True, 9), (12, 9, True, 12)],
+    ("asked", "kept", "target"), [(None, None, 6), (3, None, 3), (None, 9, 9), (12, 9, 12)]
 )
-def test_the_target_is_what_was_asked_for_first_now_and_then_before(
-    tiny_spec: RunSpec, asked: int | None, kept: int | None, searched: bool, target: int
+def test_the_target_is_the_number_given_now_else_before_else_the_budgets(
+    asked: int | None, kept: int | None, target: int
 ) -> None:
-    spec = tiny_spec if searched else tiny_spec.model_copy(update={"search": {}})
-    assert target_of(spec, asked, kept) == target
+    assert target_of(asked, kept, lambda: 6) == target
 
 
 def test_the_plan_of_a_resumed_run_is_what_it_has_left(tiny: SpecOptions, tmp_path: Path) -> None:
