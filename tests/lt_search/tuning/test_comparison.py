@@ -54,7 +54,9 @@ def test_an_existing_comparison_is_resumed_by_name_and_by_path(
     assert chosen == ["compare", "compare", "compare", "search"]
 
 
-def test_mistakes_in_every_row_are_reported_before_the_first_one_trains(rows: Path, tiny_csv: Path, tmp_path: Path) -> None:
+def test_mistakes_in_every_row_are_reported_before_the_first_one_trains(
+    rows: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
     text = rows.read_text().replace("two: {set: {stage1.lr: 1.5}}", "two: {set: {stage1.lr: 99}}")
     rows.write_text(text + "  three: {search: {stage1.nothing: bool()}}\n")
     storage = tmp_path / "runs"
@@ -99,7 +101,9 @@ def test_rows_are_compared_with_the_same_extra_data(
     runs = str(tmp_path / "runs")
     compare(options, RunOptions(storage=runs, name="both"), Console(quiet=True))
     assert begun.pop("zero").extra_data == (str(extra),)
-    for given, expected in (((), (str(extra),)), (("elsewhere.csv",), ("elsewhere.csv",))):
+    moved = extra.with_name("moved.csv")
+    moved.write_bytes(extra.read_bytes())
+    for given, expected in (((), (str(extra),)), ((str(moved),), (str(moved),))):
         resumed = SpecOptions("", extra_data=given)
         compare(resumed, RunOptions(storage=runs, resume="both"), Console(quiet=True))
         assert begun.pop("zero").extra_data == expected

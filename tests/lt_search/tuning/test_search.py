@@ -189,9 +189,7 @@ def test_where_nothing_is_searched_one_trial_is_planned(tiny: SpecOptions, tmp_p
     assert "trials      1, 1 at a time" in shown and "about 1 stage-1 trainings for 1 trials" in shown
 
 
-@pytest.mark.parametrize(
-    ("asked", "kept", "target"), [(None, None, 6), (3, None, 3), (None, 9, 9), (12, 9, 12)]
-)
+@pytest.mark.parametrize(("asked", "kept", "target"), [(None, None, 6), (3, None, 3), (None, 9, 9), (12, 9, 12)])
 def test_the_target_is_the_number_given_now_else_before_else_the_budgets(
     asked: int | None, kept: int | None, target: int
 ) -> None:
