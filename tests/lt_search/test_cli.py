@@ -21,7 +21,7 @@ from lt_search.samplers import ReseededSampler
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal, sole_driver
 from lt_search.storage.run_folder import JOURNAL, new_run
-from lt_search.storage.schema import TRIALS
+from lt_search.storage.schema import ADDRESS, TRIALS
 from tests.helpers.extra_data import extra_table
 from tests.helpers.published import make_isic, make_nih, make_odir
 from tests.helpers.tiny_encoders import save_clip
@@ -330,6 +330,8 @@ def begun(tiny_spec: RunSpec, tmp_path: Path) -> Path:
     journal.study.set_user_attr(TRIALS, 3)
     for _ in range(2):
         propose(journal.study.ask(), tiny_spec.parameters, flatten(tiny_spec.config))
+    for number in range(2):
+        journal.set(number, ADDRESS, f"address of {number}")
     journal.tell(0, TrialState.COMPLETE, 0.5)
     return store.root
 
