@@ -1,4 +1,4 @@
-"""Finds a trainer by its name, by `module:Class`, or among the installed packages' entry points."""
+"""Look-up of trainers by name, by `module:Class`, or among the entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ BUILT_IN = {
     "lmd": "trainers.methods.lmd:LMDTrainer",
     "metric": "trainers.methods.metric:MetricTrainer",
 }
-"""The trainers of this package by name; imported when they are asked for."""
+"""The trainers of this package by name, imported on demand."""
 
 
 class UnknownTrainer(LookupError):  # noqa: N818 - says what it is
-    """No trainer of that name; the message says what there is, or why `module:Class` gives none."""
+    """No usable trainer of that name; the message says why, `fix` what to do about it."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.fix = fix
 
 
 def available() -> list[str]:
@@ -40,9 +44,9 @@ def find_trainer(name: str) -> type[TwoStageTrainer[Any]]:
         return _load(installed[name].value)
     if ":" in name:
         return _load(name)
-    close = difflib.get_close_matches(name, available(), n=2)
-    hint = f"did you mean {' or '.join(close)}?" if close else "give one of these, or module:Class"
-    raise UnknownTrainer(f"unknown trainer {name!r}; there are: {', '.join(available())}; {hint}")
+    near = difflib.get_close_matches(name, available(), n=1, cutoff=0.75)
+    fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(available())}, or module:Class"
+    raise UnknownTrainer(f"unknown trainer {name!r}", fix)
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -52,9 +56,22 @@ def _installed() -> dict[str, EntryPoint]:
 def _load(target: str) -> type[TwoStageTrainer[Any]]:
     module_name, _, class_name = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownTrainer(f"trainer {target!r} cannot be imported: {error}") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module of the user's can raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise UnknownTrainer(f"trainer {target!r} cannot be imported: {reason}", _IMPORTABLE) from error
+    found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, TwoStageTrainer)):
-        raise UnknownTrainer(f"trainer {target!r} is no class derived from trainers.base.TwoStageTrainer")
+        what = f"trainer {target!r} is not a class derived from trainers.base.TwoStageTrainer"
+        raise UnknownTrainer(what, "write module:Class, with the name of the trainer's class")
+    lacks = [*found.__abstractmethods__, *(name for name in _ATTRIBUTES if not hasattr(found, name))]
+    if lacks:
+        raise UnknownTrainer(f"trainer {target!r} is incomplete: it lacks {', '.join(sorted(lacks))}", "define them")
     return found
+
+
+_ATTRIBUTES = ("name", "config_type", "tasks", "code_version")
+"""Class attributes that every trainer defines."""
+
+_IMPORTABLE = "install the package, or put its folder on PYTHONPATH, for the driver and for the workers on every node"
+"""How a module of the user's becomes importable."""

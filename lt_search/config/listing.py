@@ -1,4 +1,4 @@
-"""Search spaces as a person reads them: what there is, and every field that can be set or searched."""
+"""Tables of search spaces: all of them, and every field of one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from lt_search.config.budget_check import check_space
 from lt_search.config.space import load_space, shipped_spaces
 from lt_search.config.spec import tasks_of, trainer_type
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def list_spaces() -> Table:
     """Every shipped space with the first line of its file."""
     table = Table(box=None, pad_edge=False)
-    for column in ("space", "trainer", "data", "searches", "what it is"):
+    for column in ("space", "trainer", "data", "searches", "description"):
         table.add_column(column, overflow="fold")
     for name, text in shipped_spaces().items():
         space = load_space(name)
@@ -35,9 +36,10 @@ def show_space(name: str) -> Group:
     """One space: its budgets, its ranges, and all fields of its trainer with defaults and meaning.
 
     Raises:
-        UserError: if there is no such space.
+        UserError: if there is no such space, or it has mistakes that a search would find.
     """
     space = load_space(name)
+    check_space(space, name)
     budgets = Table(title="budgets", title_justify="left", box=None, pad_edge=False)
     for column in ("name", "trials", "image size", "rungs", "fixed"):
         budgets.add_column(column, overflow="fold")
@@ -55,7 +57,7 @@ def show_space(name: str) -> Group:
         rows.add_row(row_name, fixed, ", ".join(f"{field} {_range(own[field])}" for field in row.search))
     ranges = {budget: space.parameters(budget) for budget in space.budgets}
     table = Table(title=f"fields of {space.trainer}", title_justify="left", box=None, pad_edge=False)
-    for column in ("field", "default", "searched", "what it does"):
+    for column in ("field", "default", "searched", "description"):
         table.add_column(column, overflow="fold")
     config = trainer_type(space.trainer).config_type()
     for section in ("stage1", "stage2"):

@@ -1,10 +1,11 @@
-"""What is searched: parameters with a range, and the condition under which they matter."""
+"""Searched parameters: ranges as Optuna distributions, and conditions between parameters."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import optuna
@@ -15,12 +16,16 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from lt_search.config.values import Value, parse_value, write_value
+from lt_search.config.values import Value, shorten, split_values, write_value
 
 GRAMMAR = "uniform(a, b), loguniform(a, b), int(a, b), logint(a, b), choice(a, b, ...) or bool()"
 
 _CALL = re.compile(r"^\s*([a-z]+)\s*\((.*)\)\s*$", re.DOTALL)
-_CONDITION = re.compile(r"^\s*([\w.]+)\s*(==|!=|\bin\b)\s*(.+?)\s*$")
+_CONDITION = re.compile(r"^\s*([\w.]+)\s*(==|!=|\bin\b)\s*(.+?)\s*$", re.DOTALL)
+_CONDITION_GRAMMAR = "'name == value', 'name != value' or 'name in (a, b)'"
+_LIST = re.compile(r"^[(\[](.*)[)\]]$", re.DOTALL)
+_LARGEST_INT = 2**53
+"""Integers beyond it are not exact as the floats that samplers compute with."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,13 @@ class Condition:
         """
         match = _CONDITION.match(text)
         if match is None:
-            raise ValueError(f"the condition {text!r} is not 'name == value', 'name != value' or 'name in (a, b)'")
+            raise ValueError(f"the condition {shorten(text)} is not {_CONDITION_GRAMMAR}")
         name, operator, right = match.groups()
-        words = right.strip("()[]").split(",") if operator == "in" else [right]
-        return cls(name, tuple(parse_value(word) for word in words), operator == "!=")
+        listed = _LIST.match(right) if operator == "in" else None
+        values = split_values(listed.group(1) if listed else right)
+        if operator != "in" and len(values) != 1:
+            raise ValueError(f"the condition {shorten(text)} compares with several values; write {name} in (a, b)")
+        return cls(name, tuple(values), operator == "!=")
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether the condition is met by a flat configuration; a missing parameter meets none."""
@@ -58,6 +66,7 @@ class Condition:
         return f"{self.parameter} in ({', '.join(words)})"
 
 
+@cache
 def parse_range(text: str) -> BaseDistribution:
     """Reads a range such as `loguniform(1e-5, 1e-3)` or `choice(full, diag)`.
 
@@ -66,30 +75,35 @@ def parse_range(text: str) -> BaseDistribution:
     """
     match = _CALL.match(text)
     if match is None or match.group(1) not in _RANGES:
-        raise ValueError(f"{text!r} is not a range; write {GRAMMAR}")
-    arguments = [parse_value(part) for part in match.group(2).split(",")] if match.group(2).strip() else []
-    return _RANGES[match.group(1)](text, arguments)
+        raise ValueError(f"{shorten(text)} is not a range; write {GRAMMAR}")
+    try:
+        arguments = split_values(match.group(2))
+    except ValueError as error:
+        raise ValueError(f"{shorten(text)}: {error}") from None
+    return _RANGES[match.group(1)](shorten(text), arguments)
 
 
-def _bounds(text: str, arguments: list[Value], *, whole: bool, log: bool) -> tuple[float, float]:
-    numbers = [a for a in arguments if isinstance(a, int if whole else (int, float)) and not isinstance(a, bool)]
+def _bounds(text: str, arguments: list[Value], *, integer: bool, log: bool) -> tuple[float, float]:
+    numbers = [a for a in arguments if isinstance(a, int if integer else (int, float)) and not isinstance(a, bool)]
     if len(arguments) != 2 or len(numbers) != 2:
-        raise ValueError(f"{text!r} needs two {'whole ' if whole else ''}numbers, low and high")
+        raise ValueError(f"{text} needs two {'integers' if integer else 'numbers'}, low and high")
     low, high = numbers
+    if max(abs(low), abs(high)) > _LARGEST_INT and integer:
+        raise ValueError(f"{text} has an integer beyond 2**53, which samplers cannot represent")
     if low >= high:
-        raise ValueError(f"{text!r} is reversed or empty: low {low} is not below high {high}")
+        raise ValueError(f"{text} is reversed or empty: low {low} is not below high {high}")
     if log and low <= 0:
-        raise ValueError(f"{text!r} is on a log scale, so low must be above 0, not {low}")
+        raise ValueError(f"{text} is on a log scale, so low must be above 0, not {low}")
     return low, high
 
 
 def _float(log: bool) -> Callable[[str, list[Value]], BaseDistribution]:
-    return lambda text, arguments: FloatDistribution(*_bounds(text, arguments, whole=False, log=log), log=log)
+    return lambda text, arguments: FloatDistribution(*_bounds(text, arguments, integer=False, log=log), log=log)
 
 
 def _int(log: bool) -> Callable[[str, list[Value]], BaseDistribution]:
     def build(text: str, arguments: list[Value]) -> BaseDistribution:
-        low, high = _bounds(text, arguments, whole=True, log=log)
+        low, high = _bounds(text, arguments, integer=True, log=log)
         return IntDistribution(int(low), int(high), log=log)
 
     return build
@@ -97,13 +111,13 @@ def _int(log: bool) -> Callable[[str, list[Value]], BaseDistribution]:
 
 def _choice(text: str, arguments: list[Value]) -> BaseDistribution:
     if len(set(arguments)) < 2 or len(set(arguments)) != len(arguments):
-        raise ValueError(f"{text!r} needs at least two values, all different")
+        raise ValueError(f"{text} needs at least two values, all different")
     return CategoricalDistribution(arguments)
 
 
 def _bool(text: str, arguments: list[Value]) -> BaseDistribution:
     if arguments:
-        raise ValueError(f"{text!r} takes no values; it is false or true")
+        raise ValueError(f"{text} takes no values; it is false or true")
     return CategoricalDistribution([False, True])
 
 
@@ -119,7 +133,11 @@ _RANGES: dict[str, Callable[[str, list[Value]], BaseDistribution]] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One searched field of a trainer's config."""
+    """One searched field of a trainer's config.
+
+    Raises:
+        ValueError: if the range cannot be read.
+    """
 
     name: str
     """Flat name such as `stage2.alpha`."""
@@ -127,21 +145,30 @@ class Parameter:
     """As written, see `parse_range`."""
     when: Condition | None = None
     """None: always sampled."""
+    distribution: BaseDistribution = field(init=False, repr=False, compare=False)
+    """The range as an Optuna distribution."""
 
-    @property
-    def distribution(self) -> BaseDistribution:
-        """The range as an Optuna distribution."""
-        return parse_range(self.range)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "distribution", parse_range(self.range))
 
-    def cut(self, most: int) -> Parameter | None:
-        """This range of whole numbers with no value above `most`; None where that leaves one value."""
+    @classmethod
+    def parse(cls, name: str, range_text: str, when: str | None) -> Parameter:
+        """The parameter of two texts; raises `ValueError` if one of them cannot be read."""
+        return cls(name, range_text, Condition.parse(when) if when else None)
+
+    def at_most(self, limit: int) -> Parameter | None:
+        """This range of integers without values above `limit`; None where that leaves one value.
+
+        Raises:
+            TypeError: if the range is not one of integers.
+        """
         found = self.distribution
         if not isinstance(found, IntDistribution):
-            raise TypeError(f"{self.range!r} is no range of whole numbers")
-        if found.high <= most:
+            raise TypeError(f"{self.range!r} is not a range of integers")
+        if found.high <= limit:
             return self
         kind = self.range.partition("(")[0]
-        return None if found.low >= most else replace(self, range=f"{kind}({found.low}, {most})")
+        return None if found.low >= limit else replace(self, range=f"{kind}({found.low}, {limit})")
 
     @property
     def stage(self) -> str:
@@ -155,10 +182,10 @@ class Parameter:
             return ()
         return tuple(choice for choice in distribution.choices if isinstance(choice, str))
 
-    def probes(self) -> tuple[Value, ...]:
-        """Values that a field must take: all of a choice; else the bounds and, for a real range, one between them.
+    def check_values(self) -> tuple[Value, ...]:
+        """Values that a field must accept: all of a choice; else the bounds and, for a real range, one between them.
 
-        The one between tells a real range on a whole-number field, whose bounds alone may be whole.
+        The one between reveals a real range on an integer field, whose bounds alone may be integers.
         """
         low, *high = self.corners()
         if isinstance(self.distribution, FloatDistribution):

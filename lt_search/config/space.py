@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lt_search.config.names import row_name_problem
 from lt_search.config.parameters import Condition, Parameter, parse_range
-from lt_search.config.values import Value
-from lt_search.errors import Problem, Problems, UserError
+from lt_search.config.validation import read_yaml, validation_problems
+from lt_search.config.values import Value, is_finite, shorten
+from lt_search.errors import Problem, Problems, UserError, did_you_mean
 
-FOLDER_NAME = re.compile(r"[\w][\w.-]*")
-"""What may name a run, or a row of a comparison."""
+
+def _scalar(value: object) -> Value:
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise ValueError("must be one value: a number, text, true, false or null")
+    if not is_finite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _range_alone(value: object) -> object:
+    """A searched parameter may be its range alone, where it has no condition."""
+    if isinstance(value, str):
+        return {"range": value}
+    if isinstance(value, Mapping | BaseModel):
+        return value
+    raise ValueError("must be a range such as uniform(0, 1), or {range: ..., when: ...}")
+
+
+def _rung_points(value: object) -> object:
+    points = value if isinstance(value, list | tuple) else [value]
+    for point in points:
+        is_step = isinstance(point, int) and not isinstance(point, bool) and point >= 1
+        if not (is_step or (isinstance(point, float) and 0 < point <= 1)):
+            raise ValueError(f"{shorten(point)} is neither an integer step from 1 on nor a fraction above 0 up to 1.0")
+    return value
 
 
 class _Section(BaseModel):
@@ -25,26 +47,24 @@ class _Section(BaseModel):
 
 
 class ParameterEntry(_Section):
-    """A searched parameter that has a condition."""
+    """A searched parameter: its range, and the condition under which it is sampled."""
 
     range: str
     when: str | None = None
 
 
+Scalar = Annotated[Any, BeforeValidator(_scalar)]
+Entry = Annotated[ParameterEntry, BeforeValidator(_range_alone)]
+RungPoints = Annotated[list[Any], BeforeValidator(_rung_points)]
+"""Integers are steps, floats fractions of the stage's length."""
+
+
 class RungPlan(_Section):
-    """Where trials are compared: whole numbers are steps, `0.25` and `1.0` are fractions of the stage's length."""
+    """Where trials are compared: integers are steps, `0.25` and `1.0` are fractions of the stage's length."""
 
     eta: int = Field(3, ge=2)
-    stage1: list[int | float] = []
-    stage2: list[int | float] = []
-
-    @field_validator("stage1", "stage2")
-    @classmethod
-    def _steps_or_fractions(cls, points: list[int | float]) -> list[int | float]:
-        wrong = [p for p in points if not ((isinstance(p, int) and p >= 1) or 0 < p <= 1)]
-        if wrong:
-            raise ValueError(f"{wrong} are neither whole steps from 1 on nor fractions above 0 up to 1.0")
-        return points
+    stage1: RungPoints = []
+    stage2: RungPoints = []
 
 
 class Budget(_Section):
@@ -59,34 +79,34 @@ class Budget(_Section):
     stage1_images: int | None = Field(None, ge=1)
     """Images that stage 1 sees in all; sets `stage1.epochs` from the size of the training split, 8 to `max_epochs`."""
     max_epochs: int = Field(30, ge=8)
-    """Longest stage 1 that `stage1_images` gives: small sets would else be seen hundreds of times."""
+    """Longest stage 1 that `stage1_images` gives; without it small sets would be seen hundreds of times."""
     rungs: RungPlan = RungPlan()
-    set: dict[str, Value] = {}
+    set: dict[str, Scalar] = {}
     """Config fields fixed by this budget."""
-    search: dict[str, str | ParameterEntry] = {}
+    search: dict[str, Entry] = {}
     """Searched in this budget: one more, or with another range."""
 
 
 class Row(_Section):
     """One row of a comparison: a method with the fields that make it and those it searches beside the common ones."""
 
-    set: dict[str, Value] = {}
+    set: dict[str, Scalar] = {}
     """Config fields that make this row."""
-    search: dict[str, str | ParameterEntry] = {}
+    search: dict[str, Entry] = {}
     """Searched in this row only."""
     rungs: RungPlan | None = None
     """Where this row's trials are compared; None: where the budget says."""
 
 
 class Space(_Section):
-    """One search space, as its file says it."""
+    """One search space, as written in its file."""
 
     trainer: str
     metric: str
-    search: dict[str, str | ParameterEntry] = {}
-    set: dict[str, Value] = {}
+    search: dict[str, Entry] = {}
+    set: dict[str, Scalar] = {}
     """Config fields fixed in every budget."""
-    budgets: dict[str, Budget]
+    budgets: dict[str, Budget] = Field(min_length=1)
     rows: dict[str, Row] = {}
     """Methods to compare, each searched by itself with the same number of trials; none in an ordinary space."""
 
@@ -94,13 +114,7 @@ class Space(_Section):
         """The parameters searched in a budget, by name. Their texts were checked when the space was read."""
         own = self.rows[row].search if row is not None else {}
         entries = {**self.search, **self.budgets[budget].search, **own}
-        return {name: _parameter(name, entry) for name, entry in entries.items()}
-
-
-def _parameter(name: str, entry: str | ParameterEntry) -> Parameter:
-    if isinstance(entry, str):
-        return Parameter(name, entry)
-    return Parameter(name, entry.range, Condition.parse(entry.when) if entry.when else None)
+        return {name: Parameter.parse(name, entry.range, entry.when) for name, entry in entries.items()}
 
 
 def shipped_spaces() -> dict[str, str]:
@@ -121,15 +135,9 @@ def load_space(name_or_file: str) -> Space:
         return parse_space(shipped[name_or_file], name_or_file)
     path = Path(name_or_file)
     if path.suffix not in {".yaml", ".yml"}:
-        close = difflib.get_close_matches(name_or_file, shipped, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(
-            Problem(
-                "--space",
-                f"there is no search space {name_or_file!r}",
-                f"{hint}use one of {', '.join(shipped)}, or the path of a .yaml file",
-            )
-        )
+        listing = f"use one of {', '.join(shipped)}, or the path of a .yaml file"
+        fix = did_you_mean(name_or_file, shipped, listing)
+        raise UserError(Problem("--space", f"there is no search space {shorten(name_or_file)}", fix))
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -144,24 +152,20 @@ def parse_space(text: str, place: str) -> Space:
         UserError: with every mistake found.
     """
     try:
-        raw: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(Problem(place, f"is not valid YAML: {error}")) from error
-    try:
-        space = Space.model_validate(raw)
+        space = Space.model_validate(read_yaml(text, place))
     except ValidationError as error:
         raise UserError(*validation_problems(error, place)) from error
     problems = Problems()
     for where, fixed in _fixed_fields(space):
         for field in fixed:
             if "." not in field:
-                problems.add(f"{place}: {where}.{field}", "is no field of a stage", "write stage1.NAME or stage2.NAME")
+                problems.add(f"{place}: {where}.{field}", "is not in a stage", "write stage1.NAME or stage2.NAME")
     _check_search(problems, f"{place}: search", space.search)
     for name, budget in space.budgets.items():
         _check_search(problems, f"{place}: budgets.{name}.search", budget.search)
     for name, row in space.rows.items():
-        if not FOLDER_NAME.fullmatch(name):
-            problems.add(f"{place}: rows.{name}", "cannot name a folder", "use letters, digits, '-', '_' and '.'")
+        if problem := row_name_problem(name):
+            problems.add(f"{place}: rows.{name}", *problem)
         _check_search(problems, f"{place}: rows.{name}.search", row.search)
     problems.raise_if_any()
     return space
@@ -174,10 +178,10 @@ def _fixed_fields(space: Space) -> Iterator[tuple[str, Mapping[str, Value]]]:
     yield from ((f"rows.{name}.set", row.set) for name, row in space.rows.items())
 
 
-def _check_search(problems: Problems, place: str, search: Mapping[str, str | ParameterEntry]) -> None:
+def _check_search(problems: Problems, place: str, search: Mapping[str, ParameterEntry]) -> None:
     for name, entry in search.items():
-        check_range(problems, f"{place}.{name}", entry if isinstance(entry, str) else entry.range)
-        if isinstance(entry, ParameterEntry) and entry.when is not None:
+        check_range(problems, f"{place}.{name}", entry.range)
+        if entry.when is not None:
             try:
                 Condition.parse(entry.when)
             except ValueError as error:
@@ -185,21 +189,10 @@ def _check_search(problems: Problems, place: str, search: Mapping[str, str | Par
 
 
 def check_range(problems: Problems, place: str, text: str) -> bool:
-    """Notes what is wrong with a range's text; True if nothing is."""
+    """Records what is wrong with a range's text; True if nothing is."""
     try:
         parse_range(text)
     except ValueError as error:
         problems.add(place, str(error))
         return False
     return True
-
-
-def validation_problems(error: ValidationError, place: str) -> list[Problem]:
-    """A pydantic error as the user's mistakes, one per field."""
-    found = []
-    for detail in error.errors():
-        where = ".".join(str(part) for part in detail["loc"])
-        given = detail["input"]
-        shown = f" (given: {given!r})" if isinstance(given, bool | int | float | str) else ""
-        found.append(Problem(f"{place}: {where}" if where else place, f"{detail['msg']}{shown}"))
-    return found

@@ -1,17 +1,18 @@
-"""What a run is: everything that decides its results, as it is asked for and as it is kept in `run.yaml`."""
+"""The spec of a run: everything that decides its results, as kept in `run.yaml`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from lt_search.config.parameters import Condition, Parameter
+from lt_search.config.parameters import Parameter
 from lt_search.config.values import flatten, unflatten
 from lt_search.errors import Problem, UserError
 from lt_search.metrics.evaluate import metrics_for
 from lt_search.pruning.rungs import Rung
+from trainers.hashing import content_hash
 from trainers.registry import UnknownTrainer, find_trainer
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ class SearchedParameter(BaseModel):
     range: str
     when: str | None = None
 
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        Parameter.parse("", self.range, self.when)
+        return self
+
 
 class ExtraFacts(BaseModel):
     """Further training data of a run."""
@@ -38,9 +44,9 @@ class ExtraFacts(BaseModel):
     images: int
     """That join training."""
     unknown: list[str]
-    """Classes that it says nothing of."""
+    """Classes that are not annotated in it."""
     left_out: list[str]
-    """Its labels that are none of the classes."""
+    """Its labels that match no class."""
 
 
 def extra_key(number: int) -> str:
@@ -49,7 +55,7 @@ def extra_key(number: int) -> str:
 
 
 class DataFacts(BaseModel):
-    """The data a run was made on."""
+    """The data of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,7 +79,7 @@ class DataFacts(BaseModel):
 
     @property
     def training_images(self) -> int:
-        """All images that are trained on."""
+        """Number of all training images."""
         return self.images["train"] + sum(extra.images for extra in self.extra)
 
 
@@ -91,9 +97,9 @@ class RunSpec(BaseModel):
     sampler: str
     prune: bool
     reuse: bool = True
-    """Whether trials share finished stage 1s."""
+    """Whether trials share stage-1 artefacts."""
     cost_ratio: float | None = None
-    """Stage-1 cost over stage-2 cost as proposals see it; None: measured."""
+    """Stage-1 cost over stage-2 cost in proposals; None: measured."""
     data: DataFacts
     config: dict[str, Any]
     """The whole base config, nested; searched parameters have their first trial's values."""
@@ -106,13 +112,19 @@ class RunSpec(BaseModel):
     notes: list[str] = []
     """Choices that were made for the user, in words."""
 
+    @model_validator(mode="after")
+    def _as_asked_for(self) -> Self:
+        """Refuses a field that was changed after the options had decided it."""
+        for name in ("metric", "seed", "sampler", "prune", "reuse", "cost_ratio"):
+            asked, kept = self.options.get(name), getattr(self, name)
+            if name in self.options and asked != kept and not (name == "metric" and asked is None):
+                raise ValueError(f"{name} is {kept!r}, but the run was started with {asked!r}: it was changed since")
+        return self
+
     @property
     def parameters(self) -> dict[str, Parameter]:
         """The searched parameters by name."""
-        return {
-            name: Parameter(name, entry.range, Condition.parse(entry.when) if entry.when else None)
-            for name, entry in self.search.items()
-        }
+        return {name: Parameter.parse(name, entry.range, entry.when) for name, entry in self.search.items()}
 
     @property
     def stage_lengths(self) -> tuple[int, int]:
@@ -134,20 +146,40 @@ class RunSpec(BaseModel):
         return unflatten({**flatten(self.config), **values})
 
 
+DIGEST = "spec_digest"
+"""Key among the provenance of `run.yaml` for the digest of all its other fields."""
+
+
+def spec_digest(content: Mapping[str, Any]) -> str:
+    """The digest of a run's spec as kept in `run.yaml`, provenance left out."""
+    return content_hash(content)
+
+
+def check_digest(content: Mapping[str, Any], provenance: object, place: str) -> None:
+    """Raises `UserError` if a kept spec is not the one that the run was started with.
+
+    Runs of earlier versions have no digest; in those, only the fields that their options decide are checked.
+    """
+    digest = provenance.get(DIGEST) if isinstance(provenance, Mapping) else None
+    if digest is not None and digest != spec_digest(content):
+        what = "was changed after the run was started, so its trials were trained with another spec"
+        raise UserError(Problem(place, what, "bring the original back from a copy, or start a new run"))
+
+
 def trainer_type(name: str) -> type[TwoStageTrainer[Any]]:
     """The trainer of a name or a `module:Class`.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none that can be used.
     """
     try:
         return find_trainer(name)
     except UnknownTrainer as error:
-        raise UserError(Problem("trainer", str(error))) from error
+        raise UserError(Problem("trainer", str(error), error.fix)) from error
 
 
 def tasks_of(trainer: type[TwoStageTrainer[Any]], metric: str) -> list[Task]:
-    """The tasks that a space is for: its trainer's; of several, those that its metric measures."""
+    """The tasks of a space: those of its trainer; of several, those that its metric applies to."""
     measured = [task for task in sorted(trainer.tasks) if metric in {found.name for found in metrics_for(task)}]
     return measured or sorted(trainer.tasks)
 

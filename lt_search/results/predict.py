@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from lt_search.config.space import validation_problems
 from lt_search.config.spec import parse_config, trainer_type
+from lt_search.config.validation import validation_problems
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.errors import Problem, UserError
 from lt_search.results.export import BEST

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lt_search.config.space import FOLDER_NAME, validation_problems
-from lt_search.config.spec import RunSpec
+from lt_search.config.names import numbered_stem, run_name_problem
+from lt_search.config.spec import DIGEST, RunSpec, check_digest, spec_digest
+from lt_search.config.validation import read_yaml, validation_problems
 from lt_search.errors import Problem, UserError
 from lt_search.storage.files import FolderStore
 from lt_search.storage.provenance import RUN_ID
@@ -50,8 +51,8 @@ def check_name(storage: FolderStore, name: str | None, spec: RunSpec) -> None:
 
 def check_folder_name(name: str) -> None:
     """Raises `UserError` if a name given by the user cannot be a folder's."""
-    if not FOLDER_NAME.fullmatch(name):
-        raise UserError(Problem("--name", f"{name!r} cannot name a folder", "use letters, digits, '-', '_' and '.'"))
+    if problem := run_name_problem(name):
+        raise UserError(Problem("--name", *problem))
 
 
 def new_run(storage: FolderStore, name: str | None, spec: RunSpec, provenance: dict[str, Any]) -> FolderStore:
@@ -68,12 +69,13 @@ def new_run(storage: FolderStore, name: str | None, spec: RunSpec, provenance: d
     """
     check_name(storage, name, spec)
     if name is None:
-        store = claim_numbered(storage, Path(spec.options["space"]).stem)
+        store = claim_numbered(storage, numbered_stem(spec.options["space"]))
     elif (claimed := claim(storage, name)) is not None:
         store = claimed
     else:
         raise UserError(_taken(storage, name, spec))
-    content = {**spec.model_dump(mode="json"), PROVENANCE: provenance}
+    content = spec.model_dump(mode="json")
+    content[PROVENANCE] = {**provenance, DIGEST: spec_digest(content)}
     store.write(SPEC, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return store
 
@@ -95,14 +97,16 @@ def open_run(storage: FolderStore, name: str, place: str = "--resume") -> tuple[
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"runs there: {', '.join(names) or 'none'}"
         raise UserError(Problem(place, f"{name!r} is no run in {storage.root} (it has no {SPEC})", hint))
+    path = str(store.path(SPEC))
+    content = read_yaml(store.read(SPEC), path)
+    if not isinstance(content, dict):
+        raise UserError(Problem(path, "must be a mapping of names to values", "bring it back from a copy"))
+    facts = content.pop(PROVENANCE, None)
+    check_digest(content, facts, path)
     try:
-        content = yaml.safe_load(store.read(SPEC))
-        content.pop(PROVENANCE, None)
         return store, RunSpec.model_validate(content)
     except ValidationError as error:
-        raise UserError(*validation_problems(error, str(store.path(SPEC)))) from error
-    except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(Problem(str(store.path(SPEC)), f"cannot be read: {error}")) from error
+        raise UserError(*validation_problems(error, path)) from error
 
 
 def find_folder(storage: FolderStore, name: str, marker: str) -> FolderStore:

@@ -1,4 +1,4 @@
-"""Several methods side by side: every row of a space searched by itself, with equal trials, and ranked.
+"""Comparison of methods: every row of a space is searched by itself with the same number of trials, then ranked.
 
 A comparison is a folder of runs, one per row. Rows never prune each other: each has its own journal and rungs.
 """
@@ -20,9 +20,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from lt_search.config.command_line import command, resume_command
+from lt_search.config.names import numbered_stem
 from lt_search.config.options import RunOptions, SpecOptions
-from lt_search.config.resolver import resolve_spec
-from lt_search.config.space import load_space
+from lt_search.config.resolver import kept_options, resolve_spec
+from lt_search.config.spec import DIGEST, check_digest, spec_digest
+from lt_search.config.validation import read_yaml
 from lt_search.data.registry import load_dataset
 from lt_search.data.table import Dataset
 from lt_search.errors import ExitCode, Problem, Problems, UserError
@@ -37,22 +40,17 @@ from lt_search.storage.journal import Journal, sole_driver
 from lt_search.storage.run_folder import COMPARISON, JOURNAL, SPEC, claim, claim_numbered, find_folder, open_run
 from lt_search.training.tensor_files import resolve_resources
 from lt_search.tuning.cluster import ray_cluster
+from lt_search.tuning.prepare import SearchInputs, gpu_available, load_inputs
 from lt_search.tuning.progress import show_value
-from lt_search.tuning.search import (
-    check_places,
-    check_same_options,
-    gpu_available,
-    resume_command,
-    search,
-    where_the_data_is,
-)
+from lt_search.tuning.resume import check_same_options, moved_data
+from lt_search.tuning.search import search
 
 RANKING = "ranking.csv"
 
 
 @dataclass(frozen=True)
 class RankedRow:
-    """The winner of one row, scored on the validation split."""
+    """The best trial of one row, scored on the validation split."""
 
     row: str
     finished: int
@@ -61,7 +59,7 @@ class RankedRow:
     standard_error: float | None
     """Bootstrap standard error of `value` over patients or groups."""
     behind: float
-    """How much the first row is better; 0 for the first."""
+    """Difference to the best row; 0 for the best."""
     low: float
     high: float
     """95 % interval of `behind`, paired over the same patients or groups."""
@@ -69,28 +67,33 @@ class RankedRow:
     """All validation metrics."""
 
 
-def comparison_folder(storage: str, name: str) -> FolderStore:
-    """The folder of a comparison, by its name or its path; it may be none."""
-    return find_folder(FolderStore(Path(storage)), name, COMPARISON)
+def comparison_folder(storage: Path, name: str) -> FolderStore:
+    """The folder of a comparison, by its name or its path; it may not exist."""
+    return find_folder(FolderStore(storage), name, COMPARISON)
 
 
-def is_comparison(options: SpecOptions, how: RunOptions) -> bool:
-    """Whether these options ask for a comparison: a space of rows with none chosen, or a comparison to go on with."""
+def search_or_compare(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
+    """Starts or resumes what the options ask for: a run, or a comparison where a space has rows and none is chosen.
+
+    Raises:
+        UserError: with every mistake found; nothing was written then.
+    """
     if how.resume is not None:
-        return comparison_folder(how.storage, how.resume).exists(COMPARISON)
-    try:
-        return options.row is None and bool(load_space(options.space).rows)
-    except UserError:
-        return False  # a search says what is wrong
+        compared = comparison_folder(Path(how.storage), how.resume).exists(COMPARISON)
+        return (compare if compared else search)(options, how, console)
+    inputs = load_inputs(options, how)
+    compared = options.row is None and bool(inputs.space.rows)
+    return (compare if compared else search)(options, how, console, inputs)
 
 
-def compare(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
-    """Searches every row in turn, or goes on where that was left, then ranks them.
+def compare(options: SpecOptions, how: RunOptions, console: Console, inputs: SearchInputs | None = None) -> ExitCode:
+    """Searches every row in turn, or resumes that, then ranks them.
 
     Args:
         options: what is compared; the space names the rows.
         how: how each row's search is carried out; `trials` are per row, `time_budget` is for all.
-        console: where the person looks.
+        console: for messages and the status.
+        inputs: of a new comparison, where they were loaded before.
 
     Returns:
         The exit code.
@@ -101,21 +104,32 @@ def compare(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with ExitStack() as stack:
         if how.address is not None:
-            stack.enter_context(ray_cluster(how.address))  # the budget asks what the cluster has
-        folder, rows = _open(options, how, say) if how.resume else _start(options, how, say)
-        if folder is None:
-            return search(next(iter(rows.values())), how, console)
+            stack.enter_context(ray_cluster(how.address))  # the budget depends on the cluster's devices
+        if how.resume is not None:
+            folder, rows = _open(options, how, say)
+        else:
+            inputs = inputs or load_inputs(options, how)
+            rows = _checked_rows(options, how, inputs, say)
+            if how.plan:
+                say(f"the plan of each is that of {next(iter(rows))}, but for its own parameters:")
+                return search(next(iter(rows.values())), how, console, inputs)
+            folder = _create(options, how, list(rows), inputs.storage)
         stack.enter_context(sole_driver(folder.root))
         if not how.plan:
             stack.enter_context(ray_cluster(how.address))
-        code = _search_rows(folder, rows, options, how, console)
+        code = _search_rows(folder, rows, options, how, console, inputs)
     if code != ExitCode.INTERRUPTED and not how.plan:
         show_ranking(folder, console, options)
     return code
 
 
 def _search_rows(
-    folder: FolderStore, rows: Mapping[str, SpecOptions], options: SpecOptions, how: RunOptions, console: Console
+    folder: FolderStore,
+    rows: Mapping[str, SpecOptions],
+    options: SpecOptions,
+    how: RunOptions,
+    console: Console,
+    inputs: SearchInputs | None,
 ) -> ExitCode:
     """Searches the rows in turn; the worst exit code of them."""
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
@@ -124,22 +138,25 @@ def _search_rows(
     for number, (name, row_options) in enumerate(rows.items(), start=1):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            say(f"the time budget is used up; go on with: {resume_command(folder)}")
+            say(f"the time budget is used up; resume with: {resume_command(folder.root)}")
             break
         say(f"\nrow {number} of {len(rows)}: {name}")
-        known = folder.exists(f"{name}/{SPEC}")
-        place = {"resume": name, "name": None} if known else {"resume": None, "name": name}
-        row_how = replace(how, storage=str(folder.root), time_budget=left, **place)  # type: ignore[arg-type]
-        code = search(options if known else row_options, row_how, console)
+        row_how = replace(how, storage=str(folder.root), time_budget=left, name=None, resume=None)
+        if folder.exists(f"{name}/{SPEC}"):
+            code = search(options, replace(row_how, resume=name), console)
+        else:
+            row_how = replace(row_how, name=name)
+            inputs = replace(inputs, storage=folder) if inputs else load_inputs(row_options, row_how)
+            code = search(row_options, row_how, console, inputs)
         if code == ExitCode.INTERRUPTED:
-            say(f"the comparison goes on with: {resume_command(folder)}")
+            say(f"resume the comparison with: {resume_command(folder.root)}")
             return code
         worst = max(worst, code)
     return worst
 
 
 def show_ranking(folder: FolderStore, console: Console, moved: SpecOptions | None = None) -> None:
-    """Ranks the rows of a comparison by their winners' validation value, prints that and keeps it in `ranking.csv`.
+    """Ranks the rows of a comparison by the validation value of their best trials, prints and keeps that ranking.
 
     `moved` may say where the data is now.
     """
@@ -147,7 +164,7 @@ def show_ranking(folder: FolderStore, console: Console, moved: SpecOptions | Non
     ranked = rank(folder, rows, moved)
     metric = _metric(folder, rows)
     table = Table(title=f"Rows by validation {metric}", title_justify="left", box=None, pad_edge=False)
-    for column in ("row", f"{metric} ± s.e.", "behind the first [95 %]", "head", "medium", "tail"):
+    for column in ("row", f"{metric} ± s.e.", "difference to the best [95 % CI]", "head", "medium", "tail"):
         if column == "row":
             table.add_column(column, overflow="fold")
         else:
@@ -164,9 +181,10 @@ def show_ranking(folder: FolderStore, console: Console, moved: SpecOptions | Non
     records = [{**asdict(row), **row.scalars, "scalars": None} for row in ranked]
     folder.write(RANKING, pd.DataFrame(records).drop(columns="scalars", errors="ignore").to_csv(index=False))
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    say("Winners were chosen on this split, so their values are a little too high; the test split is not looked at.")
+    say("The best trials were chosen on this split, so their values are optimistic; the test split was not used.")
     say(f"the table is in {folder.path(RANKING)}")
-    say(f"a row's winner on the test split: lt-search evaluate {folder.root}/ROW/{FOLDER} --split test")
+    scored = command("evaluate", folder.path(f"ROW/{FOLDER}"), "--split", "test")
+    say(f"score the best model of a row on the test split with: {scored}")
 
 
 def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None) -> list[RankedRow]:
@@ -179,7 +197,7 @@ def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None)
             continue
         export = read_export(folder.path(f"{name}/{FOLDER}"))
         if data is None:
-            data = _data_of({**export.spec.options, **where_the_data_is(moved)}, export.spec.data.name)
+            data = _data_of({**export.spec.options, **moved_data(moved)}, export.spec.data.name)
         logits[name] = predict(export, data, data.val).numpy()
         store, spec = open_run(folder, name)
         summaries[name] = summarise(spec, Journal.reader(store.path(JOURNAL)))
@@ -208,69 +226,71 @@ def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None)
     return ranked
 
 
-def _start(
-    options: SpecOptions, how: RunOptions, say: Callable[[str], None]
-) -> tuple[FolderStore | None, dict[str, SpecOptions]]:
-    """Checks all rows, then makes the comparison's folder; None where only a plan was asked for."""
-    storage, dataset = check_places(options, how)
-    rows = {name: replace(options, row=name) for name in load_space(options.space).rows}
+def _checked_rows(
+    options: SpecOptions, how: RunOptions, inputs: SearchInputs, say: Callable[[str], None]
+) -> dict[str, SpecOptions]:
+    """The options of every row; raises `UserError` for all mistakes in any of them, before the first one trains."""
+    rows = {name: replace(options, row=name) for name in inputs.space.rows}
     gpu, problems = gpu_available(how), Problems()
     for row in rows.values():
-        # A mistake in the last row is said before the first one trains; rows share most of theirs.
-        problems.collect(partial(_resolve, row, dataset, gpu))
-    if how.name is not None and storage.exists(how.name):
-        fix = f"go on with it: --resume {how.name}, or give another name"
-        problems.add("--name", f"{storage.path(how.name)} exists", fix)
+        problems.collect(partial(_resolve, row, inputs, gpu))
+    if how.name is not None and inputs.storage.exists(how.name):
+        path = inputs.storage.path(how.name)
+        problems.add("--name", f"{path} exists", f"resume it with: {resume_command(path)}; or give another name")
     problems.raise_if_any()
     say(f"comparing {len(rows)} rows: {', '.join(rows)}")
-    if how.plan:
-        say(f"the plan of each is that of {next(iter(rows))}, but for its own parameters:")
-        return None, rows
-    folder = claim(storage, how.name) if how.name else claim_numbered(storage, Path(options.space).stem)
+    return rows
+
+
+def _create(options: SpecOptions, how: RunOptions, rows: list[str], storage: FolderStore) -> FolderStore:
+    """Makes the folder of a new comparison."""
+    folder = claim(storage, how.name) if how.name else claim_numbered(storage, numbered_stem(options.space))
     if folder is None:
-        raise UserError(Problem("--name", f"{storage.path(str(how.name))} was made by another process", "give another"))
-    kept = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
-    content = {"options": kept, "rows": list(rows)}
-    folder.write(COMPARISON, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    return folder, rows
+        what = f"{storage.path(str(how.name))} was made by another process"
+        raise UserError(Problem("--name", what, "give another name"))
+    content = {"options": kept_options(options), "rows": rows}
+    kept = {**content, DIGEST: spec_digest(content)}
+    folder.write(COMPARISON, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    return folder
 
 
 def _open(
     options: SpecOptions, how: RunOptions, say: Callable[[str], None]
 ) -> tuple[FolderStore, dict[str, SpecOptions]]:
-    """A comparison that was begun, with the options of its rows."""
-    folder = comparison_folder(how.storage, str(how.resume))
+    """An existing comparison, with the options of its rows."""
+    folder = comparison_folder(Path(how.storage), str(how.resume))
     content = _read(folder)
     if options.row is not None:
-        fix = f"leave it out, or go on with that run: --resume {folder.root}/{options.row}"
-        raise UserError(Problem("--row", "goes with a new search, and --resume goes on with all rows", fix))
+        fix = f"leave it out, or resume that run with: {resume_command(folder.path(options.row))}"
+        raise UserError(Problem("--row", "is for a new search, and --resume resumes all rows", fix))
     check_same_options(content["options"], options)
-    kept = {key: tuple(v) if isinstance(v, list) else v for key, v in content["options"].items()}
-    say(f"going on with {folder.root.name}: {', '.join(content['rows'])}")
-    return folder, {
-        name: SpecOptions(**{**kept, **where_the_data_is(options), "row": name}) for name in content["rows"]
-    }
+    kept = SpecOptions(**content["options"])
+    say(f"resuming {folder.root.name}: {', '.join(content['rows'])}")
+    return folder, {name: replace(kept, **moved_data(options), row=name) for name in content["rows"]}
 
 
-def _resolve(row: SpecOptions, dataset: Dataset, gpu: bool) -> None:
-    """Raises `UserError` for all that is wrong with a row, its weights included."""
-    resolve_resources(resolve_spec(row, dataset, gpu=gpu), lambda text: None)
+def _resolve(row: SpecOptions, inputs: SearchInputs, gpu: bool) -> None:
+    """Raises `UserError` for all mistakes in a row, its weights included."""
+    resolve_resources(resolve_spec(row, inputs.dataset, gpu=gpu, space=inputs.space), lambda text: None)
 
 
 def _read(folder: FolderStore) -> dict[str, Any]:
+    path = str(folder.path(COMPARISON))
+    content = read_yaml(folder.read(COMPARISON), path)
     try:
-        content = yaml.safe_load(folder.read(COMPARISON))
-        SpecOptions(**content["options"])
-        return {"options": dict(content["options"]), "rows": [str(row) for row in content["rows"]]}
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
-        raise UserError(Problem(str(folder.path(COMPARISON)), f"cannot be read: {error}")) from error
+        found: dict[str, Any] = {"options": dict(content["options"]), "rows": [str(row) for row in content["rows"]]}
+        SpecOptions(**found["options"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(Problem(path, "is damaged", "restore it from a copy, or start a new comparison")) from error
+    check_digest(found, content, path)
+    return found
 
 
 def _metric(folder: FolderStore, rows: list[str]) -> str:
     for name in rows:
         if folder.exists(f"{name}/{SPEC}"):
             return open_run(folder, name)[1].metric
-    raise UserError(Problem(str(folder.root), "has no run yet", "go on with it: --resume"))
+    raise UserError(Problem(str(folder.root), "has no run yet", f"resume it with: {resume_command(folder.root)}"))
 
 
 def _data_of(options: Mapping[str, Any], name: str) -> Dataset:

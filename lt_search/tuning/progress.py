@@ -1,4 +1,4 @@
-"""What a person sees of a search: a status that is redrawn on a terminal, and one greppable line a minute."""
+"""Progress of a search: a status that is redrawn on a terminal, and a log line a minute."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class LiveStatus(SearchCallback):
     Args:
         spec: the run.
         log: the run's log.
-        summarise: gives the state of the run now; `driven` as of `lt_search.results.summary.summarise`.
-        progress: gives how far each running trial has come, by number; None for one that waits for its stage 1.
-        concurrent: gives how many trials may run at once now.
-        console: where to show it; on something that is no terminal only the log lines are printed.
+        summarise: returns the current summary of the run; `driven` as of `lt_search.results.summary.summarise`.
+        progress: returns the last step of each running trial by number; None for one that waits for its stage 1.
+        concurrent: returns how many trials may run at once now.
+        console: where to show it; if that is not a terminal, only the log lines are printed.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LiveStatus(SearchCallback):
             self.line()
 
     def line(self, *, driven: bool = True) -> None:
-        """Writes a status line to the log, and to the console if that is no terminal."""
+        """Writes a status line to the log, and to the console if that is not a terminal."""
         self._last_line = time.monotonic()
         waiting = sum(rung is None for rung in self._progress().values())
         summary = self._summarise(driven=driven)
@@ -132,27 +132,28 @@ def render_status(
 ) -> Group:
     """The status as a small table, for a terminal."""
     best = summary.best
-    states = ["interrupted" if summary.of_state("interrupted") else "running", "finished", "pruned", "failed"]
+    interrupted = bool(summary.of_state("interrupted"))
+    states = ["interrupted" if interrupted else "running", "finished", "pruned", "failed"]
     counts = ", ".join(f"{len(summary.of_state(state))} {state}" for state in states)
     table = Table.grid(padding=(0, 2))
     table.add_row("trials", f"{summary.ended} of {summary.target} done: {counts}")
     if progress:
-        table.add_row("running", ", ".join(_progress(spec, number, rung) for number, rung in progress.items()))
+        table.add_row(states[0], ", ".join(_progress(spec, number, rung) for number, rung in progress.items()))
     table.add_row(
         "best", f"{spec.metric} {show_value(best.value, best.standard_error)} (trial {best.number})" if best else "-"
     )
     table.add_row(
-        "rungs", ", ".join(f"{r.rung}: {r.reached - r.stopped} of {r.reached} go on" for r in summary.rungs) or "-"
+        "rungs", ", ".join(f"{r.rung}: {r.reached - r.stopped} of {r.reached} continue" for r in summary.rungs) or "-"
     )
     if spec.reuse:
         saved = f", {show_duration(summary.saved_by_reuse)} saved" if summary.reused else ""
-        table.add_row("stage 1", f"{summary.stage1_trained} trained, {summary.reused} used again{saved}")
+        table.add_row("stage 1", f"{summary.stage1_trained} trained, {summary.reused} reused{saved}")
     for found in summary.probe_audit:
         name, correlation = str(found).split(" ", 1)
         table.add_row(name, Text(correlation))
     times = [f"{show_duration(elapsed)} so far"] if elapsed is not None else []
     left = summary.seconds_left(concurrent)
-    if left is not None and summary.ended < summary.target:
+    if not interrupted and left is not None and summary.ended < summary.target:
         times.append(f"about {show_duration(left)} to go")
     if times:
         table.add_row("time", ", ".join(times))
@@ -161,7 +162,7 @@ def render_status(
 
 
 def render_leaderboard(spec: RunSpec, summary: RunSummary, limit: int = 10) -> Table:
-    """The best finished trials with the parameters they drew."""
+    """The best finished trials with their parameters."""
     table = Table(title=f"Finished trials by validation {spec.metric}", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column(f"{spec.metric} ± s.e.", justify="right", no_wrap=True)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 from PIL import Image
 
 from lt_search.cli import main
+from lt_search.config.parameters import propose
+from lt_search.config.spec import RunSpec
+from lt_search.config.values import flatten
+from lt_search.samplers import ReseededSampler
 from lt_search.storage.files import FolderStore
+from lt_search.storage.journal import Journal, sole_driver
+from lt_search.storage.run_folder import JOURNAL, new_run
+from lt_search.storage.schema import ADDRESS, TRIALS
 from tests.helpers.extra_data import extra_table
 from tests.helpers.published import make_isic, make_nih, make_odir
 from tests.helpers.tiny_encoders import save_clip
@@ -50,7 +60,13 @@ def test_every_mistake_of_one_command_is_in_one_message(run, tmp_path: Path) -> 
     outcome = run("search", "--trials", "0", "--seed", "x", "--gpus-per-trial", "1.5", "--time-budget", "soon")
     assert outcome.code == 2
     assert "5 things are wrong" in outcome.err
-    for place in ("--trials: 0 is outside", "--seed: 'x'", "--gpus-per-trial: 1.5", "--time-budget: 'soon'", "--space"):
+    for place in (
+        "--trials: must be at least 1",
+        "--seed: must be an integer (given: 'x')",
+        "--gpus-per-trial: 1.5",
+        "--time-budget: 'soon'",
+        "--space",
+    ):
         assert place in outcome.err
     assert os.listdir(tmp_path) == []
 
@@ -78,9 +94,21 @@ def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_p
         (["--space", "ldrnet", "--search", "stage2.q=loguniform(0,1)"], "log scale"),
         (["--space", "ldrnet", "--search", "stage2.q=uniform(0.1,2)"], "outside the field's bounds at 2"),
         (["--space", "ldrnet", "--set", "stage2.e_step_start=3"], "before every loss is active"),
-        (["--space", "ldrnet", "--budget", "huge"], "'huge' is not one of"),
+        (["--space", "ldrnet", "--budget", "huge"], "--budget: must be one of auto, small, full (given: 'huge')"),
         (["--space", "ldrnet", "--storage", "s3://bucket"], "only folders"),
         (["--space", "ldrnet", "--name", "a/b"], "cannot name a folder"),
+        (["--space", "ldrnet", "--name", "x" * 300], "--name: has 300 letters and may have 100"),
+        (["--space", "ldrnet", "--name", "stage1"], "'stage1' is reserved"),
+        (["--space", "ldrnet", "--metric", ""], "--metric: is empty"),
+        (["--space", "ldrnet", "--storage="], "--storage: is empty"),
+        (["--space", "ldrnet", "--set", ""], "--set: is empty"),
+        (["--space", "ldrnet", "--time-budget", "1h1h"], "'1h1h' is not a duration"),
+        (["--space", "ldrnet", "--set", "stage1.lr=nan"], "must be a finite number"),
+        (["--space", "ldrnet", "--search", "stage2.q=uniform(0.1, nan)"], "nan is not a finite number"),
+        (["--space", f"{'x' * 300}.yaml"], "File name too long"),
+        (["--resume", "x" * 300], "too long"),
+        (["--space", "ldrnet", "--dataset", f"{'x' * 300}.csv"], "too long"),
+        (["--space", "ldrnet", "--storage", "x" * 300], "too long"),
         (["--space", "ldrnet", "--address", "127.0.0.1:1"], "--address"),
         (["--resume", "nothing"], "is no run"),
         (["--resume", "a", "--name", "b"], "give one of the two"),
@@ -274,7 +302,7 @@ def test_every_mistake_of_embed_labels_is_in_one_message(run, tmp_path: Path) ->
     options = ("--model", tmp_path, "--revision", "main", "--pooling", "max", "--output", "text.pt")
     outcome = run("data", "embed-labels", "--dataset", "digits-ml:200", *options)
     assert outcome.code == 2
-    for place in ("--revision", "--pooling: 'max' is not one of cls, eos, mean", "--output: 'text.pt'"):
+    for place in ("--revision", "--pooling: must be one of cls, eos, mean (given: 'max')", "--output: 'text.pt'"):
         assert place in outcome.err
     (tmp_path / "text").mkdir()
     options = ("--model", "text", "--output", "text.safetensors")
@@ -285,10 +313,105 @@ def test_every_mistake_of_embed_labels_is_in_one_message(run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("command", ["status", "export", "report"])
-def test_commands_on_a_run_that_is_none_are_refused(run, command: str) -> None:
+def test_commands_on_a_run_that_does_not_exist_are_refused(run, command: str) -> None:
     outcome = run(command, "nothing")
     assert outcome.code == 2
-    assert "is no run" in outcome.err
+    assert "'nothing'" in outcome.err
+    for name, message in (("x" * 300, "too long"), ("", "RUN: is empty")):
+        outcome = run(command, name)
+        assert (outcome.code, message in outcome.err) == (2, True), outcome.err
+
+
+@pytest.fixture
+def begun(tiny_spec: RunSpec, tmp_path: Path) -> Path:
+    """A run with a finished trial and an unfinished one, that no process drives."""
+    store = new_run(FolderStore(tmp_path / "runs"), "mine", tiny_spec, {})
+    journal = Journal(store.path(JOURNAL), ReseededSampler(0))
+    journal.study.set_user_attr(TRIALS, 3)
+    for _ in range(2):
+        propose(journal.study.ask(), tiny_spec.parameters, flatten(tiny_spec.config))
+    for number in range(2):
+        journal.set(number, ADDRESS, f"address of {number}")
+    journal.tell(0, TrialState.COMPLETE, 0.5)
+    return store.root
+
+
+def test_unfinished_trials_of_a_run_that_no_process_drives_are_interrupted(run, begun: Path) -> None:
+    out = run("status", "mine").out
+    assert "1 of 3 done: 1 interrupted, 1 finished" in out
+    assert "no search is running; resume it with: lt-search search --resume mine" in out
+    with sole_driver(begun):
+        out = run("status", "mine").out
+    assert "1 of 3 done: 1 running, 1 finished" in out and "resume" not in out
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_spec_that_was_edited_is_refused(run, begun: Path, old: bool) -> None:
+    kept = begun / "run.yaml"
+    text = kept.read_text()
+    if old:  # no digest was written
+        text = "\n".join(line for line in text.splitlines() if "spec_digest" not in line)
+        kept.write_text(text)
+    assert run("status", "mine").code == 0
+    changes = ["\nseed: 1", "\nprune: false"] + ([] if old else ["\neta: 5"])
+    for change in changes:
+        key = change.partition(":")[0]
+        kept.write_text(re.sub(f"{key}: .*", change, text))
+        outcome = run("status", "mine")
+        assert outcome.code == 2, change
+        assert "changed" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_file_system_that_refuses_a_file_is_explained(run, begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (begun / "report.html").mkdir()
+    outcome = run("report", "mine")
+    assert outcome.code == 1
+    assert "report.html" in outcome.err and "fix:" in outcome.err and "Traceback" not in outcome.err
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(begun / "report.html"))
+
+    monkeypatch.setattr("lt_search.results.report.collect.write_report", read_only)
+    outcome = run("report", "mine")
+    assert outcome.code == 1 and "Read-only file system" in outcome.err
+
+
+def test_an_ascii_terminal_ends_no_command(begun: Path, tiny_csv: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for words in (("status", "mine"), ("spaces", "lmd"), ("data", "check", "--dataset", tiny_csv), ("status", "nïx")):
+        ended = subprocess.run(
+            [sys.executable, "-m", "lt_search", *map(str, words)],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": os.pathsep.join([*map(str, sys.path)])},
+            capture_output=True,
+            check=False,
+        )
+        assert b"Traceback" not in ended.stderr, ended.stderr
+        assert ended.returncode == (2 if words[-1] == "nïx" else 0)
+        assert ended.stdout.isascii()
+
+
+def test_on_windows_one_line_names_wsl(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    outcome = run("spaces")
+    assert outcome.code == 1
+    assert "WSL" in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("lt-search ")
+
+
+def test_spaces_refuses_a_file_that_search_would_refuse(run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "trainer: lmd\nmetric: mPA\nbudgets: {small: {trials: 3, set: {stage1.lr: 99}}}\n"
+    )
+    outcome = run("spaces", "mine.yaml")
+    assert outcome.code == 2
+    assert "2 things are wrong" in outcome.err and "stage1.lr: must be at most" in outcome.err
 
 
 def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) -> None:
@@ -300,9 +423,9 @@ def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--settings", "0", "--views", "9"), "--settings: 0 is outside 1 to 1e+06"),
-        (("--settings", "0", "--views", "9"), "--views: 9 is outside 1 to 8"),
-        (("--models", "many"), "--models: 'many' is no whole number"),
+        (("--settings", "0", "--views", "9"), "--settings: must be at least 1 (given: '0')"),
+        (("--settings", "0", "--views", "9"), "--views: must be at most 8 (given: '9')"),
+        (("--models", "many"), "--models: must be an integer (given: 'many')"),
         ((), "'some-run' is no run"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,20 +33,34 @@ def test_installed_packages_bring_trainers_by_entry_point(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "message", "fix"),
     [
-        ("ldrnte", "unknown trainer 'ldrnte'.*did you mean ldrnet"),
-        ("zzz", "there are: .*ldrnet.*module:Class"),
-        ("no_such_module:Thing", "cannot be imported: No module named 'no_such_module'"),
-        ("trainers.methods.ldrnet:Gone", "cannot be imported.*Gone"),
-        (":Thing", "cannot be imported"),
-        ("trainers.methods.ldrnet:LDRNet", "no class derived from"),
-        ("trainers.methods.ldrnet:NONE", "no class derived from"),
+        ("ldrnte", "unknown trainer 'ldrnte'", "did you mean ldrnet"),
+        ("zzz", "unknown trainer 'zzz'", "use one of .*ldrnet.*module:Class"),
+        ("crx-lt", "unknown trainer", "use one of"),
+        ("no_such_module:Thing", "cannot be imported: .*No module named 'no_such_module'", "PYTHONPATH.*every node"),
+        (":Thing", "cannot be imported", "PYTHONPATH"),
+        ("trainers.methods.ldrnet:Gone", "is not a class derived from", "module:Class"),
+        ("trainers.methods.ldrnet:LDRNet", "is not a class derived from", "module:Class"),
+        ("trainers.methods.ldrnet:NONE", "is not a class derived from", "module:Class"),
+        ("trainers.base:TwoStageTrainer", "incomplete: it lacks .*begin_stage2, code_version, config_type", "define"),
     ],
 )
-def test_unknown_trainers_are_refused_with_the_reason(name: str, message: str) -> None:
-    with pytest.raises(UnknownTrainer, match=message):
+def test_unknown_trainers_are_refused_with_the_reason_and_the_fix(name: str, message: str, fix: str) -> None:
+    with pytest.raises(UnknownTrainer, match=message) as raised:
         find_trainer(name)
+    assert re.search(fix, raised.value.fix)
+
+
+@pytest.mark.parametrize("code", ["raise RuntimeError('boom')", "import no_such_module", "x ="])
+def test_a_module_that_fails_while_it_is_imported_is_refused(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_trainer.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("broken_trainer", None)
+    with pytest.raises(UnknownTrainer, match=r"'broken_trainer:Thing' cannot be imported: \w+Error"):
+        find_trainer("broken_trainer:Thing")
 
 
 def test_listing_trainers_imports_none_of_them() -> None:

@@ -16,6 +16,8 @@ from lt_search.config.parameters import Condition, Parameter, active_names, in_s
         ("choice(256, 512, backbone)", CategoricalDistribution((256, 512, "backbone"))),
         ("choice(full, diag)", CategoricalDistribution(("full", "diag"))),
         ("bool()", CategoricalDistribution((False, True))),
+        ("choice('a,b', c)", CategoricalDistribution(("a,b", "c"))),
+        ('choice("a, b", "1", it\'s)', CategoricalDistribution(("a, b", "1", "it's"))),
     ],
 )
 def test_reads_a_range(text: str, expected: object) -> None:
@@ -29,7 +31,7 @@ def test_reads_a_range(text: str, expected: object) -> None:
         ("uniform(1, 1)", "reversed or empty"),
         ("loguniform(0, 1)", "log scale"),
         ("logint(0, 5)", "log scale"),
-        ("int(0.5, 2)", "whole numbers"),
+        ("int(0.5, 2)", "two integers"),
         ("uniform(a, b)", "two numbers"),
         ("uniform(1)", "two numbers"),
         ("choice(a)", "at least two"),
@@ -37,6 +39,13 @@ def test_reads_a_range(text: str, expected: object) -> None:
         ("bool(1)", "takes no values"),
         ("normal(0, 1)", "is not a range"),
         ("0.5", "is not a range"),
+        ("uniform(0, nan)", "nan is not a finite number"),
+        ("uniform(-inf, 1)", "not a finite number"),
+        ("choice(0, inf)", "not a finite number"),
+        (f"uniform(0, {'9' * 5000})", "not a finite number"),
+        (f"int(0, {'9' * 20})", "beyond 2"),
+        ("choice('a, b)", "quotes must enclose"),
+        ("uniform(,)", "two numbers"),
     ],
 )
 def test_refuses_a_wrong_range_and_names_the_rule(text: str, rule: str) -> None:
@@ -63,9 +72,15 @@ def test_condition_holds(text: str, values: dict[str, object], holds: bool) -> N
     assert Condition.parse(str(condition)) == condition
 
 
-def test_refuses_a_condition_of_another_form() -> None:
-    with pytest.raises(ValueError, match="name == value"):
-        Condition.parse("stage1.lr > 3")
+@pytest.mark.parametrize("text", ["stage1.lr > 3", "stage1.lr == 1, 2", "stage1.lr == nan", "stage1.lr in ('a, b)"])
+def test_refuses_a_condition_of_another_form(text: str) -> None:
+    with pytest.raises(ValueError, match=r"name == value|in \(a, b\)|finite|quotes"):
+        Condition.parse(text)
+
+
+def test_a_parameter_whose_range_cannot_be_read_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="not a range"):
+        Parameter("stage1.lr", "normal(0, 1)")
 
 
 def _parameter(name: str, when: str | None = None) -> Parameter:
@@ -93,7 +108,7 @@ def test_what_hangs_on_an_inactive_parameter_is_inactive() -> None:
     "text",
     [
         "a.b == null", "a.b != true", "a.b == 3", "a.b == 0.5", "a.b == full", 'a.b == "1"', 'a.b == "null"',
-        'a.b in (x, "2", null)',
+        'a.b in (x, "2", null)', 'a.b in ("x,y", z)', 'a.b == "x, y"',
     ],
 )  # fmt: skip
 def test_a_condition_is_read_again_as_it_was_written(text: str) -> None:

@@ -79,9 +79,9 @@ def test_all_mistakes_come_in_one_message(options: SpecOptions) -> None:
         ({"search": ("stage1.lr=loguniform(0, 1)",)}, "log scale"),
         ({"set": ("stage1.lr=1", "stage1.lr=2")}, "stage1.lr is given twice"),
         ({"search": ("stage1.epochs=int(1, 9)",)}, "one constant per run"),
-        ({"set": ("stage1.lr=50",)}, "less than or equal to 10"),
+        ({"set": ("stage1.lr=50",)}, "must be at most 10 (given: 50)"),
         ({"search": ("stage1.epochs=uniform(1, 2)", "stage2.rounds=int(1, 3)")}, "one constant per run"),
-        ({"search": ("stage1.late_loss_from=uniform(0, 1)",)}, "should be a valid integer"),
+        ({"search": ("stage1.late_loss_from=uniform(0, 1)",)}, "at 0.618: must be an integer"),
         ({"set": ("stage1.late_loss_from=2",)}, "step 1 comes before every loss is active"),
         ({"search": ("stage1.late_loss_from=int(0, 3)",)}, "step 3 comes before every loss is active"),
         ({"budget": "full"}, "no budget 'full'"),
@@ -230,7 +230,7 @@ def test_rows_of_a_comparison_must_be_named_to_be_searched_alone() -> None:
         _resolve(SpecOptions("baselines", "digits-lt"))
     with pytest.raises(UserError, match="did you mean crt"):
         _resolve(SpecOptions("baselines", "digits-lt", row="ctr"))
-    with pytest.raises(UserError, match="its rows: none"):
+    with pytest.raises(UserError, match="the space has no rows"):
         _resolve(SpecOptions("lmd", "digits-lt", row="crt"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from rich.console import Console
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.errors import ExitCode, UserError
 from lt_search.storage.run_folder import COMPARISON
-from lt_search.tuning.comparison import compare, is_comparison
+from lt_search.tuning.comparison import compare, search_or_compare
 from tests.helpers.extra_data import extra_table
 
 
@@ -22,32 +23,47 @@ def rows(tiny_space: Path) -> Path:
     return tiny_space
 
 
-def test_a_space_of_rows_is_a_comparison_unless_one_is_chosen(rows: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is started: `search` or `compare`, instead of doing it."""
+    started: list[str] = []
+    for name in ("search", "compare"):
+        monkeypatch.setattr(f"lt_search.tuning.comparison.{name}", lambda *_, name=name: started.append(name))
+    return started
+
+
+def test_a_space_of_rows_is_compared_unless_one_is_chosen(
+    rows: Path, tiny_space: Path, tiny_csv: Path, tmp_path: Path, chosen: list[str]
+) -> None:
     how = RunOptions(storage=str(tmp_path / "runs"))
-    assert is_comparison(SpecOptions(str(rows)), how)
-    assert not is_comparison(SpecOptions(str(rows), row="one"), how)
-    assert not is_comparison(SpecOptions("lmd"), how)
-    assert not is_comparison(SpecOptions("nothing"), how)
+    for options in (SpecOptions(str(rows)), SpecOptions(str(rows), row="one"), SpecOptions("ldrnet")):
+        search_or_compare(replace(options, dataset=str(tiny_csv)), how, Console(quiet=True))
+    assert chosen == ["compare", "search", "search"]
 
 
-def test_a_begun_comparison_is_known_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_comparison_is_resumed_by_name_and_by_path(
+    tmp_path: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "runs" / "a"
     folder.mkdir(parents=True)
     (folder / COMPARISON).write_text("rows: [one]\noptions: {}\n")
     monkeypatch.chdir(tmp_path)
-    for name in ("a", "runs/a", str(folder)):
-        assert is_comparison(SpecOptions(""), RunOptions(storage=str(tmp_path / "runs"), resume=name))
-    assert not is_comparison(SpecOptions(""), RunOptions(storage=str(tmp_path / "runs"), resume="b"))
+    for name in ("a", "runs/a", str(folder), "b"):
+        how = RunOptions(storage=str(tmp_path / "runs"), resume=name)
+        search_or_compare(SpecOptions(), how, Console(quiet=True))
+    assert chosen == ["compare", "compare", "compare", "search"]
 
 
-def test_mistakes_in_every_row_are_told_before_the_first_one_trains(rows: Path, tiny_csv: Path, tmp_path: Path) -> None:
+def test_mistakes_in_every_row_are_reported_before_the_first_one_trains(
+    rows: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
     text = rows.read_text().replace("two: {set: {stage1.lr: 1.5}}", "two: {set: {stage1.lr: 99}}")
     rows.write_text(text + "  three: {search: {stage1.nothing: bool()}}\n")
     storage = tmp_path / "runs"
     with pytest.raises(UserError) as raised:
         compare(SpecOptions(str(rows), str(tiny_csv)), RunOptions(storage=str(storage), name="a"), Console(quiet=True))
     found = str(raised.value)
-    assert "less than or equal to 10" in found
+    assert "must be at most 10 (given: 99)" in found
     assert "stage1.nothing" in found
     assert not storage.exists() or not os.listdir(storage)
 
@@ -74,7 +90,7 @@ def test_rows_are_compared_with_the_same_extra_data(
 ) -> None:
     begun: dict[str, SpecOptions] = {}
 
-    def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
+    def search(options: SpecOptions, how: RunOptions, console: Console, inputs: object = None) -> ExitCode:
         begun[str(options.row)] = options
         return ExitCode.INTERRUPTED
 
@@ -85,13 +101,15 @@ def test_rows_are_compared_with_the_same_extra_data(
     runs = str(tmp_path / "runs")
     compare(options, RunOptions(storage=runs, name="both"), Console(quiet=True))
     assert begun.pop("zero").extra_data == (str(extra),)
-    for given, expected in (((), (str(extra),)), (("elsewhere.csv",), ("elsewhere.csv",))):
+    moved = extra.with_name("moved.csv")
+    moved.write_bytes(extra.read_bytes())
+    for given, expected in (((), (str(extra),)), ((str(moved),), (str(moved),))):
         resumed = SpecOptions("", extra_data=given)
         compare(resumed, RunOptions(storage=runs, resume="both"), Console(quiet=True))
         assert begun.pop("zero").extra_data == expected
 
 
-def test_weights_that_a_later_row_lacks_are_told_before_the_first_one_trains(tmp_path: Path) -> None:
+def test_weights_that_a_later_row_lacks_are_reported_before_the_first_one_trains(tmp_path: Path) -> None:
     space = tmp_path / "weights.yaml"
     space.write_text(
         """
@@ -109,10 +127,24 @@ rows:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("text", ["rows: nothing", "rows: [a]\noptions: {}", "[1]", "rows: [a]\noptions: {spice: x}"])
+@pytest.mark.parametrize("text", ["rows: nothing", "rows: [a]\noptions: [1]", "[1]", "rows: [a]\noptions: {spice: x}"])
 def test_a_damaged_comparison_is_named(tmp_path: Path, text: str) -> None:
     folder = tmp_path / "runs" / "a"
     folder.mkdir(parents=True)
     (folder / COMPARISON).write_text(text)
-    with pytest.raises(UserError, match=r"comparison\.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"comparison\.yaml: is damaged"):
         compare(SpecOptions(""), RunOptions(storage=str(tmp_path / "runs"), resume="a"), Console(quiet=True))
+
+
+def test_a_comparison_whose_options_were_edited_is_refused(
+    rows: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lt_search.tuning.comparison.search", lambda *_: ExitCode.INTERRUPTED)
+    monkeypatch.setattr("lt_search.tuning.comparison.ray_cluster", lambda address: nullcontext())
+    how = RunOptions(storage=str(tmp_path / "runs"))
+    compare(SpecOptions(str(rows), str(tiny_csv)), replace(how, name="a"), Console(quiet=True))
+    compare(SpecOptions(), replace(how, resume="a"), Console(quiet=True))
+    kept = tmp_path / "runs/a" / COMPARISON
+    kept.write_text(kept.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(UserError, match="was changed after"):
+        compare(SpecOptions(), replace(how, resume="a"), Console(quiet=True))

@@ -92,7 +92,7 @@ def test_a_terminal_shows_the_same_facts(tiny_spec: RunSpec, summary: RunSummary
         "mAP 0.8000 ± 0.020 (trial 1)",
         "trial 4: stage 1 step 3 of 4",
         "trial 5: starting",
-        "2 of 3 go on",
+        "2 of 3 continue",
         "1m 01s so far",
         "stage1.lr=0.25",
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rich.console import Console
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.parameters import propose
 from lt_search.config.resolver import resolve_spec
+from lt_search.config.space import Space, parse_space
 from lt_search.config.spec import RunSpec
 from lt_search.config.values import flatten
 from lt_search.data.decoded import open_images, pixels_checksum
@@ -28,7 +30,10 @@ from lt_search.storage.journal import Journal
 from lt_search.storage.run_folder import JOURNAL, new_run, open_run
 from lt_search.storage.schema import TRIALS
 from lt_search.training.inputs import RunInputs
-from lt_search.tuning.search import check_places, load_training_data, search, target_of
+from lt_search.tuning.comparison import search_or_compare
+from lt_search.tuning.prepare import load_inputs, load_training_data
+from lt_search.tuning.search import search, target_of
+from lt_search.tuning.tune_loop import StopReason
 from tests.helpers.extra_data import extra_table
 
 SMALL = ("stage1.epochs=8", "stage1.d_model=16", "stage1.heads=2")
@@ -46,7 +51,7 @@ def options(tiny_csv: Path, extra: Path) -> SpecOptions:
 
 def _begun(options: SpecOptions, storage: Path) -> RunSpec:
     """A run that was killed before its first trial."""
-    _, dataset = check_places(options, RunOptions(storage=str(storage)))
+    dataset = load_inputs(options, RunOptions(storage=str(storage))).dataset
     spec = resolve_spec(options, dataset, gpu=False)
     parts = {part.name: part for part in dataset.parts()} | {
         f"extra {number}": one.train for number, one in enumerate(dataset.extra, 1)
@@ -188,15 +193,37 @@ def test_where_nothing_is_searched_one_trial_is_planned(tiny: SpecOptions, tmp_p
     assert "trials      1, 1 at a time" in shown and "about 1 stage-1 trainings for 1 trials" in shown
 
 
-@pytest.mark.parametrize(
-    ("asked", "kept", "searched", "target"),
-    [(None, None, True, 6), (None, None, False, 1), (3, None, False, 3), (None, 9, True, 9), (12, 9, True, 12)],
-)
-def test_the_target_is_what_was_asked_for_first_now_and_then_before(
-    tiny_spec: RunSpec, asked: int | None, kept: int | None, searched: bool, target: int
+def test_a_new_search_reads_its_space_once(tiny: SpecOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def parse(text: str, place: str) -> Space:
+        read.append(place)
+        return parse_space(text, place)
+
+    monkeypatch.setattr("lt_search.config.space.parse_space", parse)
+    console = Console(quiet=True)
+    search_or_compare(tiny, RunOptions(storage=str(tmp_path / "runs"), trials=2, plan=True), console)
+    assert read == [tiny.space]
+
+
+def test_a_time_budget_in_which_no_trial_finishes_is_a_failure(
+    tiny: SpecOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = tiny_spec if searched else tiny_spec.model_copy(update={"search": {}})
-    assert target_of(spec, asked, kept) == target
+    monkeypatch.setattr("lt_search.tuning.search.ray_cluster", lambda address: nullcontext())
+    monkeypatch.setattr("lt_search.tuning.search.carry_out", lambda *_: StopReason("the time budget is used up"))
+    console = Console(file=io.StringIO(), width=200)
+    how = RunOptions(storage=str(tmp_path / "my runs"), name="a", gpus_per_trial="0", time_budget=1)
+    assert search(tiny, how, console) == ExitCode.FAILED
+    assert isinstance(console.file, io.StringIO)
+    hint = f"no trial has finished; resume with: lt-search search --resume a --storage '{tmp_path / 'my runs'}'"
+    assert hint in console.file.getvalue()
+
+
+@pytest.mark.parametrize(("asked", "kept", "target"), [(None, None, 6), (3, None, 3), (None, 9, 9), (12, 9, 12)])
+def test_the_target_is_the_number_given_now_else_before_else_the_budgets(
+    asked: int | None, kept: int | None, target: int
+) -> None:
+    assert target_of(asked, kept, lambda: 6) == target
 
 
 def test_the_plan_of_a_resumed_run_is_what_it_has_left(tiny: SpecOptions, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def _sampler(spec: RunSpec) -> BaseSampler:
 
 
 def _search(spec: RunSpec, trials: int, folder: Path) -> Expected:
-    """What a search with the controller's decisions trains, where a trial's values are a smooth function of its config."""
+    """What a search with the controller's decisions trains, where values are a smooth function of the config."""
     with sole_driver(folder):
         journal = Journal(folder / "journal.log", _sampler(spec))
     journal.study.set_user_attr(TRIALS, trials)
