@@ -1,4 +1,4 @@
-"""What is done for ended trials: their logs are closed, their models trimmed, and `trials.csv` is written."""
+"""Retention of ended trials: closes their logs, removes models beyond the budget, and writes `trials.csv`."""
 
 from __future__ import annotations
 

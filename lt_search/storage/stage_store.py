@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lt_search.storage.records import StepReport
@@ -302,7 +302,7 @@ def _any_error_is_damage() -> Iterator[None]:
 
 
 def _history(manifest: Mapping[str, Any]) -> tuple[StepReport, ...]:
-    return tuple(StepReport.from_dict(report) for report in manifest["history"])
+    return tuple(StepReport.from_plain(report) for report in manifest["history"])
 
 
 def is_address(name: str) -> bool:
@@ -341,7 +341,7 @@ def _write(folder: Path, address: str, stage: StageOne) -> None:
         "metric": stage.metric,
         "trainer": stage.trainer,
         "trained_by": stage.trained_by,
-        "history": [asdict(report) for report in stage.history],
+        "history": [report.to_plain() for report in stage.history],
     }
     (folder / TENSORS).write_bytes(content)
     (folder / MANIFEST).write_text(json.dumps({**manifest, "manifest": _digest(_canonical(manifest))}))

@@ -82,7 +82,7 @@ def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_p
         (["--space", "ldrnet", "--storage", "s3://bucket"], "only folders"),
         (["--space", "ldrnet", "--name", "a/b"], "cannot name a folder"),
         (["--space", "ldrnet", "--address", "127.0.0.1:1"], "--address"),
-        (["--resume", "nothing"], "is no run"),
+        (["--resume", "nothing"], "is not a run"),
         (["--resume", "a", "--name", "b"], "give one of the two"),
         (["--space", "ldrnet", "--gpus-per-trial", "64"], "a trial takes"),
         (
@@ -288,7 +288,7 @@ def test_every_mistake_of_embed_labels_is_in_one_message(run, tmp_path: Path) ->
 def test_commands_on_a_run_that_is_none_are_refused(run, command: str) -> None:
     outcome = run(command, "nothing")
     assert outcome.code == 2
-    assert "is no run" in outcome.err
+    assert "is not a run" in outcome.err
 
 
 def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) 
         (("--settings", "0", "--views", "9"), "--settings: 0 is outside 1 to 1e+06"),
         (("--settings", "0", "--views", "9"), "--views: 9 is outside 1 to 8"),
         (("--models", "many"), "--models: 'many' is no whole number"),
-        ((), "'some-run' is no run"),
+        ((), "'some-run' is not a run"),
     ],
 )
 def test_mistakes_of_posthoc_are_refused(run, argv: tuple[str, ...], message: str) -> None:

@@ -163,7 +163,7 @@ def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
 
 
 def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | None:
-    final = final_report(store, best.number)
+    final = final_report(store, best.number, spec.resolve(best.params))
     if final is None:
         return None
     values, errors = final.per_class.get(spec.metric, []), final.score_errors

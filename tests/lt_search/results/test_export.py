@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from lt_search.storage.checkpoints import Checkpoint, save_checkpoint
 from lt_search.storage.files import FolderStore
 from lt_search.storage.records import StepReport
 from lt_search.storage.run_folder import new_run
-from lt_search.training.inputs import TrialJob
 
 PARAMS = {"stage1.lr": 0.3, "stage2.bias": 0.1}
 
@@ -27,8 +27,9 @@ PARAMS = {"stage1.lr": 0.3, "stage2.bias": 0.1}
 def store(tiny_spec: RunSpec, tmp_path: Path) -> FolderStore:
     found = new_run(FolderStore(tmp_path), "a", tiny_spec, {"git": "abc"})
     for number, value in enumerate((0.4, 0.6, 0.5)):
-        report = StepReport(number, 1, 2, 2, final=True, value=value, scalars={"mAP": value})
-        save_checkpoint(found, TrialJob(number, 1, {}), Checkpoint(report, {"model": {"w": torch.full((3,), value)}}))
+        report = StepReport(number, 1, 2, 2, final=True, value=value, scalars={"mAP": value, "loss": math.nan})
+        state = {"model": {"w": torch.full((3,), value)}}
+        save_checkpoint(found, number, 1, tiny_spec.resolve(PARAMS), Checkpoint(report, state))
     return found
 
 
@@ -41,7 +42,7 @@ def test_the_best_trial_is_exported_with_its_values_resolved(store: FolderStore,
     folder = export_best(tiny_spec, store, summary(0.4, 0.6, 0.5))
     export = read_export(folder)
     assert export.trial == 1
-    assert export.reported == {"mAP": 0.6}
+    assert export.reported["mAP"] == 0.6
     assert export.spec.search == {}
     assert export.spec.config["stage1"]["lr"] == 0.3
     assert export.spec.config["stage1"]["epochs"] == tiny_spec.config["stage1"]["epochs"]
@@ -50,7 +51,7 @@ def test_the_best_trial_is_exported_with_its_values_resolved(store: FolderStore,
 
 def test_files_of_two_exports_are_told_apart(store: FolderStore, tiny_spec: RunSpec) -> None:
     folder = export_best(tiny_spec, store, summary(0.4, 0.6))
-    other = export_best(tiny_spec, store, summary(0.9, 0.6), folder="other")
+    other = export_best(tiny_spec, store, summary(0.4), folder="other")
     (folder / MODEL).write_bytes((other / MODEL).read_bytes())
     with pytest.raises(UserError, match="two different exports"):
         read_export(folder)
@@ -76,7 +77,7 @@ def test_nothing_is_exported_without_a_finished_trial_or_its_weights(store: Fold
     with pytest.raises(UserError, match="no trial of this run has finished"):
         export_best(tiny_spec, store, RunSummary(3, (), ()))
     store.remove("trials/0000")
-    with pytest.raises(UserError, match="the weights of trial 0 are gone"):
+    with pytest.raises(UserError, match="trial 0 has no sound weights"):
         export_best(tiny_spec, store, summary(0.4))
     assert not store.exists("best")
 

@@ -10,7 +10,7 @@ from lt_search.results.summary import RunSummary
 from lt_search.results.tensorboard import TensorBoardLog
 from lt_search.storage.checkpoints import Checkpoint, checkpoint_files, save_checkpoint
 from lt_search.storage.records import StepReport
-from tests.lt_search.test_referee import Driver, report
+from tests.lt_search.tuning.test_controller import Driver, report
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def _train(driver: Driver, value: float) -> int:
     """A finished trial with its checkpoint."""
     job = driver.job()
     final: StepReport = report(job.number, 2, 2, value, final=True)
-    save_checkpoint(driver.store, job, Checkpoint(final, {}))
+    save_checkpoint(driver.store, job.number, job.attempt, job.config, Checkpoint(final, {}))
     driver.referee.observe(final)
     return job.number
 
@@ -36,7 +36,8 @@ def test_only_finished_trials_keep_their_models(driver: Driver) -> None:
     told: list[RunSummary] = []
     finished, failed, running = _train(driver, 0.5), driver.job(), driver.job()
     for job in (failed, running):
-        save_checkpoint(driver.store, job, Checkpoint(report(job.number, 1, 1), {}))
+        checkpoint = Checkpoint(report(job.number, 1, 1), {})
+        save_checkpoint(driver.store, job.number, job.attempt, job.config, checkpoint)
     driver.referee.fail(failed.number, "boom")
     _keeper(driver, told).tidy()
     kept = [number for number in range(3) if checkpoint_files(driver.store, number)]

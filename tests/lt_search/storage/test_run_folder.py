@@ -52,7 +52,7 @@ def test_resume_of_something_that_is_no_run_is_refused(tiny_spec: RunSpec, tmp_p
     new_run(storage, "mine-1", tiny_spec, {})
     (tmp_path / "runs/empty").mkdir()
     for name in ("empty", "nothing"):
-        with pytest.raises(UserError, match="is no run"):
+        with pytest.raises(UserError, match="is not a run"):
             open_run(storage, name)
     with pytest.raises(UserError, match="did you mean mine-1"):
         open_run(storage, "mine1")

@@ -28,7 +28,7 @@ from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import TrialJob
 from lt_search.tuning.controller import Referee
 from lt_search.tuning.stage1_scheduling import StageGate
-from tests.lt_search.test_stage_store import stage as stored_stage
+from tests.lt_search.storage.test_stage_store import stage as stored_stage
 
 
 class Driver:
@@ -244,11 +244,11 @@ def test_one_late_failure_does_not_make_trials_that_are_under_way_look_as_failed
 def test_the_final_report_is_found_in_the_checkpoint_where_the_log_lost_its_line(driver: Driver) -> None:
     driver.job()
     last = report(0, 2, 2, 0.5, final=True)
-    save_checkpoint(driver.store, TrialJob(0, 1, {}), Checkpoint(last, {"model": {}}))
+    save_checkpoint(driver.store, 0, 1, {}, Checkpoint(last, {"model": {}}))
     driver.store.append_line("trials/0000/metrics.jsonl", report(0, 2, 1).to_json())
-    assert final_report(driver.store, 0) == last
+    assert final_report(driver.store, 0, {}) == last
     driver.store.append_line("trials/0000/metrics.jsonl", replace(last, seconds=9.0).to_json())
-    assert final_report(driver.store, 0) == replace(last, seconds=9.0)
+    assert final_report(driver.store, 0, {}) == replace(last, seconds=9.0)
 
 
 def _finish(driver: Driver, trials: int) -> None:
