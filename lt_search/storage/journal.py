@@ -15,7 +15,7 @@ from lt_search.errors import Problem, UserError
 from lt_search.storage.files import sync_folder
 from lt_search.storage.locks import held
 from lt_search.storage.prefix_digests import PrefixRecorder, Verified, side_file, verify
-from lt_search.storage.run_folder import JOURNAL, TRIALS_FOLDER, repair_command
+from lt_search.storage.run_folder import JOURNAL, repair_command, trial_numbers
 
 if TYPE_CHECKING:
     import optuna
@@ -152,12 +152,6 @@ def shown_numbers(numbers: Collection[int]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def trial_folders(run_folder: Path) -> set[int]:
-    """The numbers of the trials that have a folder with files in it."""
-    found = (run_folder / TRIALS_FOLDER).glob("[0-9]*")
-    return {int(path.name) for path in found if path.name.isdecimal() and any(path.iterdir())}
-
-
 class Journal:
     """A run's study: the single source of truth for the state of its trials. Larger values are better.
 
@@ -175,15 +169,13 @@ class Journal:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._waiting, self._running = optuna.trial.TrialState.WAITING, optuna.trial.TrialState.RUNNING
-        folders = trial_folders(path.parent)  # first: a driver that is writing adds a trial to the journal before
+        folders = trial_numbers(path.parent)  # first: a driver that is writing adds a trial to the journal before
         if folders and not path.exists():
             raise DamagedJournalError(path, f"is missing, and the run has {len(folders)} trials")
         self._storage, verified = open_verified(path)
         self._recorder = PrefixRecorder(path, verified)
         if beyond := {number for number in folders if number >= count_trials(self._storage)}:
-            what = (
-                f"knows nothing of trials {shown_numbers(beyond)}, which the run has: it was cut or is an older copy"
-            )
+            what = f"lacks trials {shown_numbers(beyond)}, which have folders: it was cut or is an older copy"
             raise DamagedJournalError(path, what)
         if sampler is None:
             try:
@@ -207,7 +199,7 @@ class Journal:
         Raises:
             NoTrialsYetError: if there is no journal, and no trial.
         """
-        if not path.exists() and not trial_folders(path.parent) and not side_file(path).exists():
+        if not path.exists() and not trial_numbers(path.parent) and not side_file(path).exists():
             raise NoTrialsYetError(path)
         return cls(path)
 

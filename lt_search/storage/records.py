@@ -6,14 +6,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from lt_search.errors import Problem, UserError
+from lt_search.errors import Problem, Problems, UserError
 from lt_search.pruning.rungs import Rung
-from lt_search.storage.run_folder import repair_command, trial_folder
+from lt_search.storage.run_folder import repair_command, trial_folder, trial_numbers
 from lt_search.storage.strict_json import dumps, finite
 
 if TYPE_CHECKING:
@@ -87,11 +87,13 @@ class StepReport:
         Raises:
             ValueError, TypeError: if a value has another type than its field, or a field is missing or unknown.
         """
-        if not isinstance(plain, Mapping) or not plain.keys() <= cls.__dataclass_fields__.keys():
-            raise ValueError("not a step report")
-        scalars = {name: math.nan if value is None else value for name, value in dict(plain.get("scalars", {})).items()}
-        history = [cls.from_plain(report) for report in plain.get("history", ())]
-        return _validator().validate_python({**plain, "scalars": scalars, "history": history})
+        content = dict(plain)
+        if unknown := content.keys() - cls.__dataclass_fields__.keys():
+            raise ValueError(f"a step report has no {', '.join(sorted(unknown))}")
+        scalars = dict(content.get("scalars", {})).items()
+        content["scalars"] = {name: math.nan if value is None else value for name, value in scalars}
+        content["history"] = [cls.from_plain(report) for report in content.get("history", ())]
+        return _validator().validate_python(content)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> StepReport:
@@ -130,6 +132,14 @@ def read_reports(store: FolderStore, number: int) -> list[StepReport]:
             raise UserError(Problem(place, "is damaged", repair_command(store.root))) from error
         reports.setdefault(report.rung, report)
     return [reports[rung] for rung in sorted(reports)]
+
+
+def check_logs(store: FolderStore) -> None:
+    """Raises `UserError` that names each log of a trial that cannot be read."""
+    problems = Problems()
+    for number in sorted(trial_numbers(store.root)):
+        problems.collect(partial(read_reports, store, number))
+    problems.raise_if_any()
 
 
 def is_torn(line: bytes) -> bool:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from lt_search.errors import UserError
 from lt_search.storage.checkpoints import DamagedCheckpointError, checkpoint_files, read_checkpoint
-from lt_search.storage.journal import count_trials, open_verified, shown_numbers, trial_folders, unparsable_line
+from lt_search.storage.journal import count_trials, open_verified, shown_numbers, unparsable_line
 from lt_search.storage.prefix_digests import cut, verify
 from lt_search.storage.records import StepReport, is_torn, log_name
-from lt_search.storage.run_folder import JOURNAL, set_aside, trial_folder
+from lt_search.storage.run_folder import JOURNAL, set_aside, trial_folder, trial_numbers
 
 if TYPE_CHECKING:
     from lt_search.storage.files import FolderStore
@@ -46,7 +46,7 @@ def repair_journal(store: FolderStore) -> list[str]:
         kept, had = sound.count(b"\n"), content.count(b"\n")
         done.append(f"{JOURNAL}: the first {kept} of {had} lines are sound and stay; the whole file is in {copy}")
     known = _count_trials(sound) or 0
-    if lost := sorted(number for number in trial_folders(store.root) if number >= known):
+    if lost := sorted(number for number in trial_numbers(store.root) if number >= known):
         folder = set_aside(store, *map(trial_folder, lost))
         done.append(
             f"lost: trials {shown_numbers(lost)}, which {JOURNAL} does not have; their files are in {folder}, and a "
@@ -88,7 +88,7 @@ def repair_logs(store: FolderStore) -> list[str]:
         What was done, in sentences; empty if nothing was wrong.
     """
     done = []
-    for number in sorted(trial_folders(store.root)):
+    for number in sorted(trial_numbers(store.root)):
         name = log_name(number)
         if store.path(name).is_dir():
             done.append(f"{name} was a folder: moved to {set_aside(store, name)}")
@@ -116,7 +116,7 @@ def set_aside_damaged_checkpoints(store: FolderStore) -> Sequence[int]:
     """Moves damaged checkpoints out of the run; returns the numbers of their trials."""
     damaged = {
         number: names
-        for number in sorted(trial_folders(store.root))
+        for number in sorted(trial_numbers(store.root))
         if (names := [name for name in checkpoint_files(store, number) if _is_damaged(store, name)])
     }
     if damaged:

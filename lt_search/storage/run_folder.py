@@ -177,6 +177,12 @@ def trial_folder(number: int) -> str:
     return f"{TRIALS_FOLDER}/{number:04d}"
 
 
+def trial_numbers(run: Path) -> set[int]:
+    """The numbers of the trials of a run that have a folder with files in it."""
+    folders = (path for path in (run / TRIALS_FOLDER).glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+    return {int(path.name) for path in folders if any(path.iterdir())}
+
+
 def repair_command(run: Path) -> str:
     """The command that mends a damaged run, to be shown as a fix."""
     return f"lt-search repair {shlex.quote(str(run))}"

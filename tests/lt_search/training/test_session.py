@@ -293,6 +293,13 @@ def test_a_left_over_worker_does_not_touch_the_next_attempts_checkpoint(inputs: 
     assert checkpoint.report.rung == Rung(1, 4)
 
 
+def test_a_checkpoint_of_another_configuration_is_not_taken_over(inputs: RunInputs, tiny_spec: RunSpec) -> None:
+    _to_the_end(_session(inputs, tiny_spec, lr=0.5))
+    alone = replace(inputs, run_folder=f"{inputs.run_folder}-alone")
+    reports = [_to_the_end(_session(own, tiny_spec, attempt=2, lr=0.1)) for own in (inputs, alone)]
+    assert [_plain(report) for report in reports[0]] == [_plain(report) for report in reports[1]]
+
+
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "empty"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     inputs: RunInputs, tiny_spec: RunSpec, damage: str, caplog: pytest.LogCaptureFixture

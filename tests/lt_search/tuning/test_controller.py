@@ -20,6 +20,7 @@ from lt_search.storage.addresses import stage1_address
 from lt_search.storage.checkpoints import Checkpoint, final_report, save_checkpoint, trainer_of
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal, sole_driver
+from lt_search.storage.prefix_digests import side_file
 from lt_search.storage.provenance import provenance
 from lt_search.storage.records import StepReport, read_reports
 from lt_search.storage.run_folder import new_run
@@ -318,6 +319,7 @@ def test_killed_before_it_noted_that_a_rung_is_off_the_next_driver_turns_it_off_
     truths = []
     for kept in (lines, lines[:at], lines[: at - 1]):  # the line before tells the end of the 20th trial
         journal.write_bytes(b"".join(kept))
+        side_file(journal).unlink()
         driver = Driver(tiny_spec, tmp_path / "run", trials=60)
         assert turned_off(driver.journal, tiny_spec.rung_list) == noted
         assert _bad_trial(driver, (1, 1), (1, 3)) == [Decision.CONTINUE, Decision.STOP]
@@ -333,6 +335,7 @@ def test_a_journal_of_an_earlier_version_lacks_the_head_alone(tiny_spec: RunSpec
     older, entries = re.subn(r',"head_value":[^,}]+,"off":\w+', "", journal.read_text())
     assert entries == 18
     journal.write_text(older)
+    side_file(journal).unlink()
     for found in summarise(tiny_spec, Driver(tiny_spec, tmp_path / "run").journal).foresight:
         assert found.addresses == 6 and found.probe is not None and found.head is None
 
