@@ -6,14 +6,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from lt_search.errors import Problem, Problems, UserError
+from lt_search.errors import Problem, UserError
 from lt_search.pruning.rungs import Rung
-from lt_search.storage.run_folder import repair_command, trial_folder, trial_numbers
+from lt_search.storage.run_folder import repair_command, trial_folder
 from lt_search.storage.strict_json import dumps, finite
 
 if TYPE_CHECKING:
@@ -132,14 +132,6 @@ def read_reports(store: FolderStore, number: int) -> list[StepReport]:
             raise UserError(Problem(place, "is damaged", repair_command(store.root))) from error
         reports.setdefault(report.rung, report)
     return [reports[rung] for rung in sorted(reports)]
-
-
-def check_logs(store: FolderStore) -> None:
-    """Raises `UserError` that names each log of a trial that cannot be read."""
-    problems = Problems()
-    for number in sorted(trial_numbers(store.root)):
-        problems.collect(partial(read_reports, store, number))
-    problems.raise_if_any()
 
 
 def is_torn(line: bytes) -> bool:

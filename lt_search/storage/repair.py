@@ -1,4 +1,4 @@
-"""Repair of a run's files: what is verified stays, the rest is moved to the run's `set-aside/`, and nothing is deleted.
+"""Repair of a run's files: what is sound stays, the rest is moved to the run's `set-aside/`, and nothing is deleted.
 
 Every step may be repeated after a kill.
 """
@@ -7,19 +7,46 @@ from __future__ import annotations
 
 import tempfile
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lt_search.errors import UserError
+from lt_search.errors import Problems, UserError
 from lt_search.storage.checkpoints import DamagedCheckpointError, checkpoint_files, read_checkpoint
-from lt_search.storage.journal import count_trials, open_verified, shown_numbers, unparsable_line
+from lt_search.storage.journal import (
+    Journal,
+    NoTrialsYetError,
+    count_trials,
+    open_verified,
+    shown_numbers,
+    sole_driver,
+    unparsable_line,
+)
 from lt_search.storage.prefix_digests import cut, verify
-from lt_search.storage.records import StepReport, is_torn, log_name
+from lt_search.storage.records import StepReport, is_torn, log_name, read_reports
 from lt_search.storage.run_folder import JOURNAL, set_aside, trial_folder, trial_numbers
 
 if TYPE_CHECKING:
     from lt_search.storage.files import FolderStore
+
+
+@contextmanager
+def sole_driver_of_sound(store: FolderStore) -> Iterator[None]:
+    """Holds a run for this process, see `sole_driver`.
+
+    Raises:
+        UserError: if another process drives it, or its journal or logs of its trials are damaged.
+    """
+    with sole_driver(store.root):
+        problems = Problems()
+        with suppress(NoTrialsYetError):
+            problems.collect(partial(Journal.reader, store.path(JOURNAL)))
+        for number in sorted(trial_numbers(store.root)):
+            problems.collect(partial(read_reports, store, number))
+        problems.raise_if_any()
+        yield
 
 
 def repair_journal(store: FolderStore) -> list[str]:
@@ -112,7 +139,7 @@ def _is_report(line: bytes) -> bool:
     return True
 
 
-def set_aside_damaged_checkpoints(store: FolderStore) -> Sequence[int]:
+def set_aside_damaged_checkpoints(store: FolderStore) -> list[int]:
     """Moves damaged checkpoints out of the run; returns the numbers of their trials."""
     damaged = {
         number: names

@@ -78,8 +78,8 @@ def _train_again(spec: RunSpec, store: FolderStore, trials: list[TrialSummary], 
         elif not reproduces(report, trial):
             folder = set_aside(store, *checkpoint_files(store, trial.number))
             say(
-                f"trial {trial.number} reaches {report.value} now, and had {trial.value}: on other hardware or with "
-                f"other versions. Its new weights are not used; they are in {folder}"
+                f"trial {trial.number} reaches {report.value} now, and had {trial.value}: with other hardware, data "
+                f"or versions. Its new weights are not used; they are in {folder}"
             )
             code = ExitCode.FAILED
         else:

@@ -30,6 +30,7 @@ from lt_search.storage.addresses import compute_kind
 from lt_search.storage.files import STORAGE_ERRORS, FolderStore, open_storage
 from lt_search.storage.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.storage.provenance import provenance
+from lt_search.storage.repair import sole_driver_of_sound
 from lt_search.storage.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
 from lt_search.storage.schema import TRIALS, turned_off
 from lt_search.storage.stage_store import StageStore
@@ -84,7 +85,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
         else:
             storage = open_storage(how.storage)
             store, spec = open_run(storage, how.resume)
-            stack.enter_context(sole_driver(store.root))
+            stack.enter_context(sole_driver_of_sound(store))
             check_same_options(spec.options, options)
             dataset = load_training_data({**spec.options, **where_the_data_is(options)}, spec.data.name)
             _check_same_data(spec, dataset)

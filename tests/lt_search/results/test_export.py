@@ -25,7 +25,7 @@ from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal
 from lt_search.storage.records import StepReport
 from lt_search.storage.run_folder import JOURNAL, new_run
-from lt_search.storage.schema import FINAL
+from lt_search.storage.schema import ADDRESS, FINAL
 
 PARAMS = {"stage1.lr": 0.3, "stage2.bias": 0.1}
 
@@ -161,15 +161,17 @@ def test_nan_is_null_in_the_metrics_and_nan_again_when_read(store: FolderStore, 
 def test_a_folder_that_cannot_be_written_is_named(
     store: FolderStore, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store.rename("trials/0000", "kept")
+    store.remove("trials")
     journal = Journal(store.path(JOURNAL), ReseededSampler(0))
     journal.study.enqueue_trial(PARAMS)
     trial = journal.study.ask()
     for name in PARAMS:
         trial.suggest_float(name, 0, 1)
+    journal.set(0, ADDRESS, "a")
     journal.set(0, FINAL, [0.4, 0.1])
     journal.tell(0, TrialState.COMPLETE, 0.4)
-    for number in (1, 2):
-        store.remove(f"trials/000{number}")
+    store.rename("kept", "trials/0000")
     assert read_export(export_run(tiny_spec, store)).trial == 0
 
     def full(*_: object) -> None:

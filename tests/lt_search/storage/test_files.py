@@ -183,6 +183,6 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_full_folder_is_named_with_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)\n +fix: free some space"):
-        with writing_to(tmp_path, "free some space"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    message = r"cannot be written \(No space left on device\)\n +fix: free some space"
+    with pytest.raises(UserError, match=message), writing_to(tmp_path, "free some space"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

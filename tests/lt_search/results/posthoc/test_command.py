@@ -288,3 +288,19 @@ def test_models_that_are_not_used_are_not_kept(run: FolderStore) -> None:
     used = {f"posthoc/models/{m['trial']:04d}" for m in yaml.safe_load(run.read("posthoc/posthoc.yaml"))["models"]}
     assert set(run.list("posthoc/models")) == used
     assert np.isfinite(yaml.safe_load(run.read("posthoc/posthoc.yaml"))["cross_fitted"])
+
+
+@pytest.mark.parametrize("harm", ["damaged journal", "read-only report"])
+def test_a_look_at_the_test_split_is_recorded_where_the_report_cannot_be_written_again(
+    run: FolderStore, harm: str
+) -> None:
+    tune(run)
+    if harm == "damaged journal":
+        run.write(JOURNAL, b"garbage\n" + run.read(JOURNAL))
+    else:
+        run.remove("report.html")
+        run.path("report.html").mkdir()
+    code, shown = evaluate(run.path("posthoc"), "test")
+    assert code is ExitCode.DONE and "95 % interval" in shown
+    assert "look 1 at this run's test split" in shown and "report could not be written again" in shown
+    assert run.read("test_looks.jsonl").count(b"\n") == 1
