@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lt_search.storage.journal import Journal
 
 TIDY_SECONDS = 2.0
-"""Tidying takes longer the more trials there are, so it is done for all that ended within this time at once."""
+"""Tidying takes longer the more trials a run has, so it is done at once for all that ended within this time."""
 
 
 class Housekeeping:
@@ -30,7 +30,7 @@ class Housekeeping:
         store: the run's files.
         board: the trials' TensorBoard logs.
         keep_gb: disk for the models of finished trials.
-        tell: called with the state of the run after each tidying.
+        tell: called with the run's summary after each tidying.
     """
 
     def __init__(

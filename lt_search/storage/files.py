@@ -38,7 +38,7 @@ class FolderStore:
         return self.root / name
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file or folder of that name."""
+        """Whether a file or folder of that name exists."""
         return self.path(name).exists()
 
     def read(self, name: str) -> bytes:
@@ -201,12 +201,12 @@ def open_storage(text: str) -> FolderStore:
             Problem("--storage", f"{text!r} is an object store, and only folders are supported", "give a folder")
         )
     store = FolderStore(Path(text).expanduser())
-    there = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+    existing = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
     try:
-        with tempfile.TemporaryFile(dir=there) as probe:
+        with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(bytes(4096))
             probe.flush()
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(existing).free
     except OSError as error:
         raise UserError(_storage_problem(store.root, error)) from error
     if free < MIN_FREE_BYTES:
