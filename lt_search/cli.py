@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(add("status", _status, "the state of a run, also while it is running"))
     _add_run(add("export", _export, "write a run's best configuration and model to its best/"))
     _add_run(add("report", _report, "write a run's report.html"))
+    _add_run(add("repair", _repair, "set a run's damaged files aside, so that it can be resumed and exported"))
 
     evaluate = add("evaluate", _evaluate, "score an exported model again, on val or on test")
     evaluate.add_argument("FOLDER", help="a run's best/ or posthoc/")
@@ -128,6 +129,13 @@ def _search(namespace: argparse.Namespace, console: Console) -> int:
     from lt_search.tuning.comparison import search_or_compare
 
     return search_or_compare(SpecOptions(**options), RunOptions(**how), console)
+
+
+def _repair(namespace: argparse.Namespace, console: Console) -> int:
+    from lt_search.tuning.repair import repair_run
+
+    store, spec = _open(namespace)
+    return repair_run(store, spec, console)
 
 
 def _status(namespace: argparse.Namespace, console: Console) -> int:

@@ -1,12 +1,10 @@
-"""Scores of an exported model on a split, found again from its files."""
+"""`lt-search evaluate`: scores of an exported model on a split."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,7 @@ from lt_search.errors import ExitCode, Problem, UserError
 from lt_search.metrics.bootstrap import Bootstrap
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import Evaluation, evaluate
-from lt_search.results.export import Export, read_export
+from lt_search.results.export import GPU_TOLERANCE, Export, read_export
 from lt_search.results.posthoc.package import read_package
 from lt_search.results.predict import predict
 from lt_search.results.report.collect import tuned_before, write_report
@@ -27,9 +25,7 @@ from lt_search.results.summary import summarise
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal, NoTrialsYetError
 from lt_search.storage.run_folder import JOURNAL, LOOKS, SETTINGS, SPEC, open_run
-
-GPU_TOLERANCE = 0.01
-"""Differences in a metric that bfloat16 on another device explains."""
+from lt_search.storage.strict_json import dumps
 
 if TYPE_CHECKING:
     from lt_search.data.table import Dataset
@@ -38,15 +34,15 @@ if TYPE_CHECKING:
 def evaluate_export(
     folder: Path, split: str, console: Console, *, dataset: str | None = None, data_root: str | None = None
 ) -> ExitCode:
-    """Scores an exported model and prints what it found.
+    """Scores an exported model and prints the scores.
 
-    On `val` the reported numbers must come out again, exactly on CPU; a difference is said and gives exit code 1. A
-    look at `test` is recorded in the run.
+    On `val` they must equal the reported ones, exactly on CPU; a difference is printed and gives exit code 1. An
+    evaluation on `test` is recorded in the run.
 
     Args:
         folder: a run's `best/` or `posthoc/`.
         split: `val` or `test`.
-        console: where the person looks.
+        console: for output.
         dataset: where the data is now, if it has moved.
         data_root: where its images are now.
 
@@ -71,7 +67,7 @@ def evaluate_export(
             say(sentence)
     value = f"{split} {metric} {evaluation.scalars[metric]:.4f}"
     if package is not None and split == "val":
-        say(f"{value}, on the images that settings were learned on; {package.crossed:.4f} where they were not")
+        say(f"{value}, on the images that settings were learned on; {package.crossed:.4f} on held-out ones")
     else:
         patients = len(set(part.groups))
         say(f"{value}, 95 % interval {ends.low:.4f} to {ends.high:.4f} (bootstrap over {patients} patients or groups)")
@@ -79,10 +75,10 @@ def evaluate_export(
 
 
 def data_of(export: Export, dataset: str | None = None, data_root: str | None = None) -> Dataset:
-    """The data that a model was tuned on, read from where it was or is now.
+    """The data that a model was tuned on.
 
     Raises:
-        UserError: if it cannot be read, or is not the same any more.
+        UserError: if it cannot be read, or has changed.
     """
     options = export.spec.options
     root = data_root or options["data_root"]
@@ -107,7 +103,7 @@ def _tuned_before(export: Export) -> list[str]:
     try:
         _, spec = open_run(run, str(run.root))
         return tuned_before(run, summarise(spec, Journal.reader(run.path(JOURNAL))))
-    except (UserError, OSError):  # the scores do not depend on what the run can be read of
+    except (UserError, OSError):  # the scores do not depend on the rest of the run
         return []
 
 
@@ -145,7 +141,7 @@ def _same(was: float, now: float) -> bool:
 
 
 def _record_look(export: Export, model: str, evaluation: Evaluation, ends: tuple[float, float]) -> str:
-    """Writes down that the test split was looked at, and says where."""
+    """Records an evaluation on the test split in its run; returns a sentence that says where."""
     run = FolderStore(export.folder.absolute().parent)
     if not run.exists(SPEC):
         return "this export is not in its run's folder, so this look at the test split is not recorded"
@@ -159,12 +155,17 @@ def _record_look(export: Export, model: str, evaluation: Evaluation, ends: tuple
         **evaluation.to_json(),
     }
     try:
-        run.append_line(LOOKS, json.dumps(look))
+        run.append_line(LOOKS, dumps(look))
     except OSError as error:
         what = f"cannot be written ({error.strerror}), so the look at the test split could not be recorded"
         raise UserError(Problem(str(run.path(LOOKS)), what, "evaluate where the run can be written")) from error
-    with suppress(NoTrialsYetError):
-        write_report(open_run(run, str(run.root))[1], Journal.reader(run.path(JOURNAL)), run)  # it names the looks
     looks = len(run.read(LOOKS).splitlines())
     warning = "; choosing by what was seen there makes it a validation split" if looks > 1 else ""
-    return f"recorded in {run.path(LOOKS)}: look {looks} at this run's test split{warning}"
+    said = f"recorded in {run.path(LOOKS)}: look {looks} at this run's test split{warning}"
+    try:
+        write_report(open_run(run, str(run.root))[1], Journal.reader(run.path(JOURNAL)), run)  # it names the looks
+    except NoTrialsYetError:
+        return said
+    except (UserError, OSError) as error:  # the scores do not depend on the rest of the run
+        return f"{said}\nthe run's report could not be written again: {error}"
+    return said

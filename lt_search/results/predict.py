@@ -1,4 +1,4 @@
-"""What an exported model predicts on a part of its data."""
+"""Predictions of an exported model on a split of its data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lt_search.config.spec import parse_config, trainer_type
 from lt_search.config.validation import validation_problems
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.errors import Problem, UserError
-from lt_search.results.export import BEST
+from lt_search.results.export import BEST, read_model
 from lt_search.training.inputs import LoadedInputs, RunInputs
 
 if TYPE_CHECKING:
@@ -21,39 +21,34 @@ if TYPE_CHECKING:
 
 
 def predict(export: Export, data: Dataset, part: Part) -> torch.Tensor:
-    """Logits (N, C) of the exported model on one part of its data."""
+    """Logits (N, C) of the exported model on one split of its data."""
     return load_model(export, data).predict_logits(split_images(export, part))
 
 
 def load_model(export: Export, data: Dataset) -> TwoStageTrainer[Any]:
-    """The exported model, to predict with.
+    """The exported model as a trainer that predicts.
 
     Raises:
-        UserError: if its file is damaged, or its settings are none of its trainer's.
+        UserError: if its file is damaged, or its trainer refuses its settings.
     """
-    from safetensors import SafetensorError, safe_open
-
-    from trainers.state import unpack
-
     spec = export.spec
     try:
         parse_config(trainer_type(spec.trainer).config_type, spec.config)
     except ValidationError as error:
         raise UserError(*validation_problems(error, str(export.folder / BEST))) from error
-    torch.set_num_threads(export.threads)  # another number could move the last bits of a sum
+    torch.set_num_threads(export.threads)  # another number could change the last bits of a sum
+    model = read_model(export)
     loaded = LoadedInputs(RunInputs.of(spec, data, {}, export.folder), torch.device(_device(export)))
     try:
-        with safe_open(str(export.model_file), framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            return loaded.load_trainer(spec.config, unpack(tensors, file.metadata()["state"]))
-    except torch.cuda.OutOfMemoryError:  # a RuntimeError, too, but the file is whole
+        return loaded.load_trainer(spec.config, model)
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError, too, but the file is sound
         raise
-    except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise UserError(Problem(str(export.model_file), f"is damaged: {error}", "export the run again")) from error
 
 
 def split_images(export: Export, part: Part) -> Images:
-    """The images (N, channels, S, S) of a part, at the size of the run.
+    """The images (N, channels, S, S) of a split, at the size of the run.
 
     Raises:
         UserError: if they are no longer those of the run.
@@ -66,5 +61,5 @@ def split_images(export: Export, part: Part) -> Images:
 
 
 def _device(export: Export) -> str:
-    """The kind of device that the search used, where it is there."""
+    """The kind of device that the search used, if it is available."""
     return "cuda" if export.device == "cuda" and torch.cuda.is_available() else "cpu"

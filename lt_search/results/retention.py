@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lt_search.storage.journal import Journal
 
 TIDY_SECONDS = 2.0
-"""Tidying takes longer the more trials there are, so it is done for all that ended within this time at once."""
+"""Tidying takes longer the more trials a run has, so it is done at once for all that ended within this time."""
 
 
 class Retention(SearchCallback):

@@ -1,8 +1,10 @@
-"""The folder of a run: its name, its spec, and whether another run may have that name."""
+"""The folder of a run: its name, its spec and its layout."""
 
 from __future__ import annotations
 
 import difflib
+import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ SPEC = "run.yaml"
 COMPARISON = "comparison.yaml"
 """What makes a folder a comparison, whose sub-folders are runs."""
 JOURNAL = "journal.log"
+TRIALS_FOLDER = "trials"
+SET_ASIDE = "set-aside"
+"""Files that `lt-search repair` took out of the run, in a folder for each time."""
 LOOKS = "test_looks.jsonl"
-"""Every look at the run's test split, one line each."""
+"""Evaluations on the run's test split, one line each."""
 POSTHOC = "posthoc"
-"""What was tuned after training: settings in a file, the models they need beside it."""
+"""Settings that were tuned after training, and the models they need."""
 SETTINGS = "posthoc.yaml"
 PROVENANCE = "provenance"
 """Key of `run.yaml` for facts that do not decide results: versions, git, when."""
@@ -35,13 +40,13 @@ def run_names(storage: FolderStore) -> list[str]:
 
 
 def shared_storage(store: FolderStore) -> FolderStore:
-    """The storage whose stage 1s a run shares: where it lies, or where the comparison lies of which it is a row."""
+    """The storage whose stage-1 artefacts a run shares: the run's own, or for a row that of its comparison."""
     parent = FolderStore(store.root.parent)
     return FolderStore(parent.root.parent) if parent.exists(COMPARISON) else parent
 
 
 def check_name(storage: FolderStore, name: str | None, spec: RunSpec) -> None:
-    """Raises `UserError` if a new run cannot have this name; None is always free."""
+    """Raises `UserError` if a new run cannot have this name; None is always accepted."""
     if name is None:
         return
     check_folder_name(name)
@@ -56,10 +61,10 @@ def check_folder_name(name: str) -> None:
 
 
 def new_run(storage: FolderStore, name: str | None, spec: RunSpec, provenance: dict[str, Any]) -> FolderStore:
-    """Makes the folder of a new run and writes its spec.
+    """Creates the folder of a new run and writes its spec.
 
     Args:
-        storage: where runs are.
+        storage: the folder of all runs.
         name: as given by the user; None: the space's name with the next free number.
         spec: the run.
         provenance: facts to keep beside the spec.
@@ -84,29 +89,36 @@ def open_run(storage: FolderStore, name: str, place: str = "--resume") -> tuple[
     """The folder and the spec of an existing run, named by its name or its path.
 
     Raises:
-        UserError: if there is no such run, or its `run.yaml` cannot be read.
+        UserError: if the run does not exist, or its `run.yaml` cannot be read.
     """
     store = find_folder(storage, name, SPEC)
     if store.exists(COMPARISON):
-        rows = ", ".join(str(row) for row in run_names(store)) or "none begun"
-        raise UserError(
-            Problem(place, f"{name!r} is a comparison", f"name one of its runs, {name}/ROW; there are: {rows}")
-        )
+        rows = ", ".join(str(row) for row in run_names(store)) or "none has started"
+        raise UserError(Problem(place, f"{name!r} is a comparison", f"name one of its runs, {name}/ROW; found: {rows}"))
     if not store.exists(SPEC):
         names = run_names(storage)
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"runs there: {', '.join(names) or 'none'}"
-        raise UserError(Problem(place, f"{name!r} is no run in {storage.root} (it has no {SPEC})", hint))
-    path = str(store.path(SPEC))
-    content = read_yaml(store.read(SPEC), path)
-    if not isinstance(content, dict):
-        raise UserError(Problem(path, "must be a mapping of names to values", "bring it back from a copy"))
-    facts = content.pop(PROVENANCE, None)
-    check_digest(content, facts, path)
+        hint = f"did you mean {close[0]}?" if close else f"runs found: {', '.join(names) or 'none'}"
+        raise UserError(Problem(place, f"{name!r} is not a run in {storage.root} (it has no {SPEC})", hint))
+    content, path = _read_spec(store), str(store.path(SPEC))
+    check_digest(content, content.pop(PROVENANCE, None), path)
     try:
         return store, RunSpec.model_validate(content)
     except ValidationError as error:
         raise UserError(*validation_problems(error, path)) from error
+
+
+def _read_spec(store: FolderStore) -> dict[str, Any]:
+    """The content of `run.yaml`; raises `UserError` if it cannot be read, or its provenance is not a mapping."""
+    path = str(store.path(SPEC))
+    fix = "bring the file back from a copy, or start a new run"
+    try:
+        content = read_yaml(store.read(SPEC), path)
+    except OSError as error:
+        raise UserError(Problem(path, f"cannot be read: {error.strerror}", fix)) from error
+    if not isinstance(content, dict) or not isinstance(content.get(PROVENANCE, {}), dict):
+        raise UserError(Problem(path, "is not the mapping that was written", fix))
+    return content
 
 
 def find_folder(storage: FolderStore, name: str, marker: str) -> FolderStore:
@@ -117,7 +129,7 @@ def find_folder(storage: FolderStore, name: str, marker: str) -> FolderStore:
 
 def read_provenance(store: FolderStore) -> dict[str, Any]:
     """The facts kept beside a run's spec."""
-    return dict(yaml.safe_load(store.read(SPEC)).get(PROVENANCE, {}))
+    return dict(_read_spec(store).get(PROVENANCE, {}))
 
 
 def run_id(store: FolderStore) -> str:
@@ -126,7 +138,7 @@ def run_id(store: FolderStore) -> str:
 
 
 def claim(storage: FolderStore, name: str) -> FolderStore | None:
-    """Makes a new folder in a storage; None if there is one of that name."""
+    """Creates a folder in a storage; None if the name is taken."""
     try:
         storage.path(name).mkdir(parents=True)  # fails for all but one of several drivers that want the name
     except FileExistsError:
@@ -135,7 +147,7 @@ def claim(storage: FolderStore, name: str) -> FolderStore | None:
 
 
 def claim_numbered(storage: FolderStore, stem: str) -> FolderStore:
-    """Makes a new folder `stem-0001`, or with the next free number."""
+    """Creates a folder `stem-0001`, or with the next free number."""
     number = 1
     while True:
         store = claim(storage, f"{stem}-{number:04d}")
@@ -148,9 +160,9 @@ def _taken(storage: FolderStore, name: str, spec: RunSpec) -> Problem:
     try:
         _, existing = open_run(storage, name)
     except UserError:
-        return Problem("--name", f"{storage.path(name)} exists and is no run", "give another name")
+        return Problem("--name", f"{storage.path(name)} exists and is not a run", "give another name")
     if existing == spec:
-        return Problem("--name", f"the run {name!r} exists, with this very spec", f"go on with it: --resume {name}")
+        return Problem("--name", f"the run {name!r} exists with the same spec", f"go on with it: --resume {name}")
     changed = sorted(
         key for key in RunSpec.model_fields if getattr(existing, key) != getattr(spec, key) and key != "notes"
     )
@@ -161,4 +173,24 @@ def _taken(storage: FolderStore, name: str, spec: RunSpec) -> Problem:
 
 def trial_folder(number: int) -> str:
     """Name of a trial's folder in the run's store."""
-    return f"trials/{number:04d}"
+    return f"{TRIALS_FOLDER}/{number:04d}"
+
+
+def trial_numbers(run: Path) -> set[int]:
+    """The numbers of the trials of a run that have a folder with files in it."""
+    folders = (path for path in (run / TRIALS_FOLDER).glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+    return {int(path.name) for path in folders if any(path.iterdir())}
+
+
+def repair_command(run: Path) -> str:
+    """The command that mends a damaged run, to be shown as a fix."""
+    return f"lt-search repair {shlex.quote(str(run))}"
+
+
+def set_aside(store: FolderStore, *names: str) -> str:
+    """Moves files and folders out of a run, into a new folder of its `set-aside/`, whose name is returned."""
+    folder = claim_numbered(FolderStore(store.path(SET_ASIDE)), time.strftime("%Y%m%dT%H%M%S")).root
+    name = str(folder.relative_to(store.root))
+    for moved in names:
+        store.rename(moved, f"{name}/{moved}")
+    return name

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lt_search.storage.records import StepReport
@@ -326,7 +326,7 @@ class StageStore:
 
 
 def _history(manifest: Mapping[str, Any]) -> tuple[StepReport, ...]:
-    return tuple(StepReport.from_dict(report) for report in manifest["history"])
+    return tuple(StepReport.from_plain(report) for report in manifest["history"])
 
 
 def _seconds(history: tuple[StepReport, ...]) -> float:
@@ -365,7 +365,7 @@ def _write(folder: Path, address: str, stage: StageOne) -> None:
         "trainer": stage.trainer,
         "trained_by": stage.trained_by,
         "trained_on": dict(stage.trained_on),
-        "history": [asdict(report) for report in stage.history],
+        "history": [report.to_plain() for report in stage.history],
     }
     (folder / TENSORS).write_bytes(content)
     (folder / MANIFEST).write_text(json.dumps({**manifest, "manifest": _digest(_canonical(manifest))}))

@@ -35,9 +35,9 @@ FAILURE_LINES = 12
 class TrialSession:
     """Trains one trial from where its last checkpoint left it, or from a stage 1 that is in the stage store.
 
-    The first `advance` after a checkpoint was found only gives that checkpoint's report again: the driver may have
-    been killed before it heard of it, and a finished trial must not be trained past its end. After a stored stage 1
-    was found, it gives the report of its end, with those of its earlier steps.
+    The first `advance` after a checkpoint was found only returns that checkpoint's report again: the driver may have
+    been killed before it received it, and a finished trial must not be trained past its end. After a stage-1 artefact
+    was found, it returns the report of its end, with those of its earlier steps.
     """
 
     def __init__(self, job: TrialJob, loaded: LoadedInputs) -> None:
@@ -60,7 +60,7 @@ class TrialSession:
                 "later has the new one: it shares no stage 1; end the search and begin another one"
             )
         self.trainer = loaded.build_trainer(job.config)
-        checkpoint = load_checkpoint(self.store, job.number)
+        checkpoint = load_checkpoint(self.store, job.number, job.config)
         past_stage1 = checkpoint is not None and checkpoint.report.rung >= Rung(1, loaded.inputs.stage_lengths[0])
         if self._stages is not None and not past_stage1:
             self._take_over_stage1(self._stages)
@@ -99,10 +99,9 @@ class TrialSession:
         if report.failure is None and (judged or time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS):
             try:
                 earlier = tuple(self._stage1[:-1]) if self.stage == 1 else ()
-                save_checkpoint(
-                    self.store, self.job.number, self.job.attempt, Checkpoint(report, self.trainer.state(), earlier)
-                )
-            except (OSError, SafetensorError) as error:
+                checkpoint = Checkpoint(report, self.trainer.state(), earlier)
+                save_checkpoint(self.store, self.job.number, self.job.attempt, self.job.config, checkpoint)
+            except OSError as error:
                 return replace(report, final=False, storage_failure=f"{self.store.root}: {error}")
             self._last_checkpoint = time.monotonic()
         return report

@@ -23,6 +23,7 @@ from lt_search.storage.addresses import compute_kind
 from lt_search.storage.files import STORAGE_ERRORS, FolderStore, open_storage
 from lt_search.storage.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.storage.provenance import provenance
+from lt_search.storage.repair import sole_driver_of_sound
 from lt_search.storage.run_folder import JOURNAL, new_run, open_run, shared_storage
 from lt_search.storage.schema import TRIALS
 from lt_search.storage.stage_store import StageStore
@@ -66,7 +67,7 @@ def search(options: SpecOptions, how: RunOptions, console: Console, inputs: Sear
             run = prepare(options, how, inputs, console, say)
         else:
             folder, spec = open_run(open_storage(how.storage), how.resume)
-            stack.enter_context(sole_driver(folder.root))
+            stack.enter_context(sole_driver_of_sound(folder))
             run = resume(folder, spec, options, console, say)
         if how.plan:
             _show_plan(run, how, say)

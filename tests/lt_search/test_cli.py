@@ -110,7 +110,7 @@ def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_p
         (["--space", "ldrnet", "--dataset", f"{'x' * 300}.csv"], "too long"),
         (["--space", "ldrnet", "--storage", "x" * 300], "too long"),
         (["--space", "ldrnet", "--address", "127.0.0.1:1"], "--address"),
-        (["--resume", "nothing"], "is no run"),
+        (["--resume", "nothing"], "is not a run"),
         (["--resume", "a", "--name", "b"], "give one of the two"),
         (["--space", "ldrnet", "--gpus-per-trial", "64"], "a trial takes"),
         (
@@ -426,7 +426,7 @@ def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) 
         (("--settings", "0", "--views", "9"), "--settings: must be at least 1 (given: '0')"),
         (("--settings", "0", "--views", "9"), "--views: must be at most 8 (given: '9')"),
         (("--models", "many"), "--models: must be an integer (given: 'many')"),
-        ((), "'some-run' is no run"),
+        ((), "'some-run' is not a run"),
     ],
 )
 def test_mistakes_of_posthoc_are_refused(run, argv: tuple[str, ...], message: str) -> None:

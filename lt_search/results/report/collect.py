@@ -222,7 +222,7 @@ def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
 
 def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | None:
     """The best trial's scores; None where its last step can be read from neither its log nor its checkpoint."""
-    final = _readable(lambda: final_report(store, best.number))
+    final = _readable(lambda: final_report(store, best.number, spec.resolve(best.params)))
     if final is None:
         return None
     errors = final.score_errors

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from optuna.trial import TrialState
 
 from lt_search.config.spec import RunSpec
 from lt_search.errors import UserError
-from lt_search.results.export import BEST, METRICS, MODEL, export_best, read_export
+from lt_search.results.export import BEST, METRICS, MODEL, export_best, export_run, read_export, reproduces
 from lt_search.results.retention import trim_checkpoints
 from lt_search.results.summary import RunSummary, TrialSummary
-from lt_search.storage.checkpoints import Checkpoint, save_checkpoint
+from lt_search.samplers import ReseededSampler
+from lt_search.storage.checkpoints import Checkpoint, checkpoint_files, save_checkpoint
 from lt_search.storage.files import FolderStore
+from lt_search.storage.journal import Journal
 from lt_search.storage.records import StepReport
-from lt_search.storage.run_folder import new_run
+from lt_search.storage.run_folder import JOURNAL, new_run
+from lt_search.storage.schema import ADDRESS, FINAL
 
 PARAMS = {"stage1.lr": 0.3, "stage2.bias": 0.1}
 
@@ -26,8 +34,9 @@ PARAMS = {"stage1.lr": 0.3, "stage2.bias": 0.1}
 def store(tiny_spec: RunSpec, tmp_path: Path) -> FolderStore:
     found = new_run(FolderStore(tmp_path), "a", tiny_spec, {"git": "abc"})
     for number, value in enumerate((0.4, 0.6, 0.5)):
-        report = StepReport(number, 1, 2, 2, final=True, value=value, scalars={"mAP": value})
-        save_checkpoint(found, number, 1, Checkpoint(report, {"model": {"w": torch.full((3,), value)}}))
+        report = StepReport(number, 1, 2, 2, final=True, value=value, scalars={"mAP": value, "loss": math.nan})
+        state = {"model": {"w": torch.full((3,), value)}}
+        save_checkpoint(found, number, 1, tiny_spec.resolve(PARAMS), Checkpoint(report, state))
     return found
 
 
@@ -40,7 +49,7 @@ def test_the_best_trial_is_exported_with_its_values_resolved(store: FolderStore,
     folder = export_best(tiny_spec, store, summary(0.4, 0.6, 0.5))
     export = read_export(folder)
     assert export.trial == 1
-    assert export.reported == {"mAP": 0.6}
+    assert export.reported["mAP"] == 0.6
     assert export.spec.search == {}
     assert export.spec.config["stage1"]["lr"] == 0.3
     assert export.spec.config["stage1"]["epochs"] == tiny_spec.config["stage1"]["epochs"]
@@ -49,7 +58,7 @@ def test_the_best_trial_is_exported_with_its_values_resolved(store: FolderStore,
 
 def test_files_of_two_exports_are_told_apart(store: FolderStore, tiny_spec: RunSpec) -> None:
     folder = export_best(tiny_spec, store, summary(0.4, 0.6))
-    other = export_best(tiny_spec, store, summary(0.9, 0.6), folder="other")
+    other = export_best(tiny_spec, store, summary(0.4), folder="other")
     (folder / MODEL).write_bytes((other / MODEL).read_bytes())
     with pytest.raises(UserError, match="two different exports"):
         read_export(folder)
@@ -75,9 +84,104 @@ def test_nothing_is_exported_without_a_finished_trial_or_its_weights(store: Fold
     with pytest.raises(UserError, match="no trial of this run has finished"):
         export_best(tiny_spec, store, RunSummary(3, (), ()))
     store.remove("trials/0000")
-    with pytest.raises(UserError, match="the weights of trial 0 are gone"):
+    with pytest.raises(UserError, match="trial 0 has no sound weights"):
         export_best(tiny_spec, store, summary(0.4))
     assert not store.exists("best")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x80", "[" * 5000, "null"])
+@pytest.mark.parametrize("name", [BEST, METRICS])
+def test_random_content_is_refused(store: FolderStore, tiny_spec: RunSpec, name: str, content: bytes | str) -> None:
+    folder = export_best(tiny_spec, store, summary(0.4))
+    store.write(f"best/{name}", content)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_export(folder)
+    store.remove(f"best/{name}")
+    (folder / name).mkdir()
+    with pytest.raises(UserError, match=f"{name} missing"):
+        read_export(folder)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_winner_with_damaged_weights_leaves_the_earlier_export(store: FolderStore, tiny_spec: RunSpec) -> None:
+    before = _files(export_best(tiny_spec, store, summary(0.4)))
+    [name] = checkpoint_files(store, 1)
+    damaged = bytearray(store.read(name))
+    damaged[-5] ^= 1
+    store.write(name, bytes(damaged))
+    with pytest.raises(UserError, match=f"trial 1 has no sound weights.*\n.*lt-search repair {store.root}"):
+        export_best(tiny_spec, store, summary(0.4, 0.6))
+    assert _files(store.path("best")) == before
+
+
+def test_weights_of_another_configuration_or_training_are_not_exported(store: FolderStore, tiny_spec: RunSpec) -> None:
+    with pytest.raises(UserError, match="trial 0 has no sound weights"):
+        export_best(tiny_spec, store, summary(0.7))
+    other = TrialSummary(0, "finished", 0.4, 0.1, {**PARAMS, "stage1.lr": 0.4}, {})
+    with pytest.raises(UserError, match="trial 0 has no sound weights"):
+        export_best(tiny_spec, store, RunSummary(1, (other,), ()))
+
+
+def test_on_a_gpu_a_value_is_reached_within_the_tolerance() -> None:
+    [trial] = summary(0.4).trials
+    report = StepReport(0, 1, 2, 2, final=True, value=0.401)
+    assert not reproduces(report, trial)
+    assert reproduces(replace(report, device="cuda"), trial)
+    assert not reproduces(replace(report, device="cuda", value=0.42), trial)
+
+
+def test_an_export_that_is_not_read_back_as_it_was_written_leaves_the_earlier_one(
+    store: FolderStore, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _files(export_best(tiny_spec, store, summary(0.4)))
+    real = FolderStore.write
+
+    def flip(self: FolderStore, name: str, content: bytes | str) -> None:
+        flipped = content[:-1] + bytes([content[-1] ^ 1]) if isinstance(content, bytes) else content
+        real(self, name, flipped)
+
+    monkeypatch.setattr(FolderStore, "write", flip)
+    with pytest.raises(OSError, match="cannot be read back"):
+        export_best(tiny_spec, store, summary(0.4, 0.6))
+    assert _files(store.path("best")) == before
+
+
+def test_nan_is_null_in_the_metrics_and_nan_again_when_read(store: FolderStore, tiny_spec: RunSpec) -> None:
+    folder = export_best(tiny_spec, store, summary(0.4))
+    text = (folder / METRICS).read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["scalars"]["loss"] is None
+    assert math.isnan(read_export(folder).reported["loss"])
+    (folder / METRICS).write_text(text.replace('"loss": null', '"loss": NaN'))
+    assert math.isnan(read_export(folder).reported["loss"]), "an export of an earlier version"
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    store: FolderStore, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.rename("trials/0000", "kept")
+    store.remove("trials")
+    journal = Journal(store.path(JOURNAL), ReseededSampler(0))
+    journal.study.enqueue_trial(PARAMS)
+    trial = journal.study.ask()
+    for name in PARAMS:
+        trial.suggest_float(name, 0, 1)
+    journal.set(0, ADDRESS, "a")
+    journal.set(0, FINAL, [0.4, 0.1])
+    journal.tell(0, TrialState.COMPLETE, 0.4)
+    store.rename("kept", "trials/0000")
+    assert read_export(export_run(tiny_spec, store)).trial == 0
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"best: cannot be written \(No space left on device\)"):
+        export_run(tiny_spec, store)
+    monkeypatch.undo()
+    assert read_export(store.path("best")).trial == 0
 
 
 def test_disk_is_kept_for_the_best_trials_first_and_always_for_the_best(store: FolderStore) -> None:

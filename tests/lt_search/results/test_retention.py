@@ -24,7 +24,7 @@ def _train(driver: Driver, value: float) -> int:
     """A finished trial with its checkpoint."""
     job = driver.job()
     final: StepReport = report(job.number, 2, 2, value, final=True)
-    save_checkpoint(driver.store, job.number, job.attempt, Checkpoint(final, {}))
+    save_checkpoint(driver.store, job.number, job.attempt, job.config, Checkpoint(final, {}))
     driver.controller.observe(final)
     return job.number
 
@@ -32,7 +32,8 @@ def _train(driver: Driver, value: float) -> int:
 def test_only_finished_trials_keep_their_models(driver: Driver, tiny_spec: RunSpec) -> None:
     finished, failed, running = _train(driver, 0.5), driver.job(), driver.job()
     for job in (failed, running):
-        save_checkpoint(driver.store, job.number, job.attempt, Checkpoint(report(job.number, 1, 1), {}))
+        checkpoint = Checkpoint(report(job.number, 1, 1), {})
+        save_checkpoint(driver.store, job.number, job.attempt, job.config, checkpoint)
     driver.controller.fail(failed.number, "boom")
     _retention(driver, tiny_spec).on_search_end()
     kept = [number for number in range(3) if checkpoint_files(driver.store, number)]

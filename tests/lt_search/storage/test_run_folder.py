@@ -52,17 +52,25 @@ def test_resume_of_something_that_is_no_run_is_refused(tiny_spec: RunSpec, tmp_p
     new_run(storage, "mine-1", tiny_spec, {})
     (tmp_path / "runs/empty").mkdir()
     for name in ("empty", "nothing"):
-        with pytest.raises(UserError, match="is no run"):
+        with pytest.raises(UserError, match="is not a run"):
             open_run(storage, name)
     with pytest.raises(UserError, match="did you mean mine-1"):
         open_run(storage, "mine1")
 
 
-@pytest.mark.parametrize("text", ["trainer: [", "just words", "trainer: x"])
-def test_a_damaged_spec_is_named(tiny_spec: RunSpec, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ["trainer: [", "just words", "trainer: x", "provenance: 5", b"\xff\xfe\x80", "[" * 5000, "", None],
+    ids=["yaml", "words", "spec", "provenance", "bytes", "deep", "empty", "folder"],
+)
+def test_a_damaged_spec_is_named(tiny_spec: RunSpec, tmp_path: Path, content: str | bytes | None) -> None:
     storage = FolderStore(tmp_path / "runs")
     store = new_run(storage, "mine", tiny_spec, {})
-    store.write("run.yaml", text)
+    if content is None:
+        store.remove("run.yaml")
+        store.path("run.yaml").mkdir()
+    else:
+        store.write("run.yaml", content)
     with pytest.raises(UserError, match=r"run\.yaml"):
         open_run(storage, "mine")
 

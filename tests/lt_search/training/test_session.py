@@ -336,9 +336,16 @@ def test_a_left_over_worker_does_not_touch_the_next_attempts_checkpoint(inputs: 
     old.advance()
     store = FolderStore(Path(inputs.run_folder))
     assert len(checkpoint_files(store, 0)) == 2
-    checkpoint = load_checkpoint(store, 0)
+    checkpoint = load_checkpoint(store, 0, new.job.config)
     assert checkpoint is not None
     assert checkpoint.report.rung == Rung(1, 4)
+
+
+def test_a_checkpoint_of_another_configuration_is_not_taken_over(inputs: RunInputs, tiny_spec: RunSpec) -> None:
+    _to_the_end(_session(inputs, tiny_spec, lr=0.5))
+    alone = replace(inputs, run_folder=f"{inputs.run_folder}-alone")
+    reports = [_to_the_end(_session(own, tiny_spec, attempt=2, lr=0.1)) for own in (inputs, alone)]
+    assert [_plain(report) for report in reports[0]] == [_plain(report) for report in reports[1]]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "empty"])
@@ -363,9 +370,10 @@ def test_a_trainer_that_raises_gives_a_failed_report_with_its_last_lines(inputs:
 
 
 def test_nan_fails_the_trial_and_is_no_value(inputs: RunInputs, tiny_spec: RunSpec) -> None:
-    reports = _to_the_end(_session(inputs, tiny_spec, nan_above_lr=0.1))
+    session = _session(inputs, tiny_spec, nan_above_lr=0.1)
+    reports = _to_the_end(session)
     assert reports[-1].failure == "loss is nan at stage 1 step 2"
-    checkpoint = load_checkpoint(FolderStore(Path(inputs.run_folder)), 0)
+    checkpoint = load_checkpoint(FolderStore(Path(inputs.run_folder)), 0, session.job.config)
     assert checkpoint is not None
     assert checkpoint.report.rung == Rung(1, 1), "what diverged is not saved"
 

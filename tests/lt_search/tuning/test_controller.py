@@ -19,6 +19,7 @@ from lt_search.samplers import REUSE_COST, STAGE1_COST, STAGE2_COST, STOPPED_IN_
 from lt_search.storage.checkpoints import Checkpoint, final_report, save_checkpoint, trainer_of
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal
+from lt_search.storage.prefix_digests import side_file
 from lt_search.storage.provenance import provenance
 from lt_search.storage.records import StepReport, read_reports
 from lt_search.storage.run_folder import new_run
@@ -205,13 +206,13 @@ def test_one_late_failure_does_not_make_trials_that_are_under_way_look_as_failed
 
 
 def test_the_final_report_is_found_in_the_checkpoint_where_the_log_lost_its_line(driver: Driver) -> None:
-    driver.job()
+    config = driver.job().config
     last = report(0, 2, 2, 0.5, final=True)
-    save_checkpoint(driver.store, 0, 1, Checkpoint(last, {"model": {}}))
+    save_checkpoint(driver.store, 0, 1, config, Checkpoint(last, {"model": {}}))
     driver.store.append_line("trials/0000/metrics.jsonl", report(0, 2, 1).to_json())
-    assert final_report(driver.store, 0) == last
+    assert final_report(driver.store, 0, config) == last
     driver.store.append_line("trials/0000/metrics.jsonl", replace(last, seconds=9.0).to_json())
-    assert final_report(driver.store, 0) == replace(last, seconds=9.0)
+    assert final_report(driver.store, 0, config) == replace(last, seconds=9.0)
 
 
 def _finish(driver: Driver, trials: int) -> None:
@@ -240,6 +241,7 @@ def test_a_journal_of_an_earlier_version_lacks_the_head_alone(tiny_spec: RunSpec
     older, entries = re.subn(r',"head_value":[^,}]+', "", journal.read_text())
     assert entries == 18
     journal.write_text(older)
+    side_file(journal).unlink()
     for found in summarise(tiny_spec, Driver(tiny_spec, tmp_path / "run").journal).probe_audit:
         assert found.n == 6 and found.probe is not None and found.head is None
 

@@ -64,14 +64,15 @@ def finished_run(spec: RunSpec, storage: Path, rates: tuple[float, ...] = (0.05,
         values = {"stage1.lr": rate, "stage1.optimiser": "sgd", "stage2.bias": 0.0}
         journal.study.enqueue_trial(values)
         trial = journal.study.ask()
-        trainer = loaded.build_trainer(spec.resolve(propose(trial, spec.parameters, flatten(spec.config))))
+        config = spec.resolve(propose(trial, spec.parameters, flatten(spec.config)))
+        trainer = loaded.build_trainer(config)
         for step in range(spec.stage_lengths[0]):
             trainer.stage1_step(step)
         assert isinstance(trainer, TinyTrainer)
         trainer.bias -= 5  # nothing is predicted positive any more: thresholds have something to mend
         value = loaded.evaluate(trainer.predict_logits(loaded.val_images)).scalars[spec.metric]
         report = StepReport(number, 1, 2, spec.stage_lengths[1], final=True, value=value, scalars={spec.metric: value})
-        save_checkpoint(store, number, 1, Checkpoint(report, trainer.state()))
+        save_checkpoint(store, number, 1, config, Checkpoint(report, trainer.state()))
         journal.set(number, ADDRESS, str(number))
         journal.set(number, FINAL, [value, 0.1])
         journal.study.tell(trial, value)
@@ -197,9 +198,12 @@ def test_what_was_adopted_goes_with_its_models_and_where_a_trial_alone_is_better
     tune(run)
     number = read_package(run.path("posthoc")).models[0].trial
     if change == "weights":
-        checkpoint, other = load_checkpoint(run, number), load_checkpoint(run, (number + 1) % 3)
+        spec, trials = open_run(run, str(run.root))[1], Journal.reader(run.path(JOURNAL)).trials()
+        configs = [spec.resolve(trial.params) for trial in trials]
+        changed, another = number, (number + 1) % 3
+        checkpoint, other = (load_checkpoint(run, n, configs[n]) for n in (changed, another))
         assert checkpoint is not None and other is not None
-        save_checkpoint(run, number, 1, replace(checkpoint, state=other.state))
+        save_checkpoint(run, changed, 1, configs[changed], replace(checkpoint, state=other.state))
     elif change == "outdone":
         content = yaml.safe_load(run.read(f"posthoc/{SETTINGS}"))
         run.write(f"posthoc/{SETTINGS}", yaml.safe_dump({**content, "cross_fitted": 0.0}))
@@ -284,3 +288,19 @@ def test_models_that_are_not_used_are_not_kept(run: FolderStore) -> None:
     used = {f"posthoc/models/{m['trial']:04d}" for m in yaml.safe_load(run.read("posthoc/posthoc.yaml"))["models"]}
     assert set(run.list("posthoc/models")) == used
     assert np.isfinite(yaml.safe_load(run.read("posthoc/posthoc.yaml"))["cross_fitted"])
+
+
+@pytest.mark.parametrize("harm", ["damaged journal", "read-only report"])
+def test_a_look_at_the_test_split_is_recorded_where_the_report_cannot_be_written_again(
+    run: FolderStore, harm: str
+) -> None:
+    tune(run)
+    if harm == "damaged journal":
+        run.write(JOURNAL, b"garbage\n" + run.read(JOURNAL))
+    else:
+        run.remove("report.html")
+        run.path("report.html").mkdir()
+    code, shown = evaluate(run.path("posthoc"), "test")
+    assert code is ExitCode.DONE and "95 % interval" in shown
+    assert "look 1 at this run's test split" in shown and "report could not be written again" in shown
+    assert run.read("test_looks.jsonl").count(b"\n") == 1

@@ -1,0 +1,159 @@
+"""Repair of a run's files: what is sound stays, the rest is moved to the run's `set-aside/`, and nothing is deleted.
+
+Every step may be repeated after a kill.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lt_search.errors import Problems, UserError
+from lt_search.storage.checkpoints import DamagedCheckpointError, checkpoint_files, read_checkpoint
+from lt_search.storage.journal import (
+    Journal,
+    NoTrialsYetError,
+    count_trials,
+    open_verified,
+    shown_numbers,
+    sole_driver,
+    unparsable_line,
+)
+from lt_search.storage.prefix_digests import cut, verify
+from lt_search.storage.records import StepReport, is_torn, log_name, read_reports
+from lt_search.storage.run_folder import JOURNAL, set_aside, trial_folder, trial_numbers
+
+if TYPE_CHECKING:
+    from lt_search.storage.files import FolderStore
+
+
+@contextmanager
+def sole_driver_of_sound(store: FolderStore) -> Iterator[None]:
+    """Holds a run for this process, see `sole_driver`.
+
+    Raises:
+        UserError: if another process drives it, or its journal or logs of its trials are damaged.
+    """
+    with sole_driver(store.root):
+        problems = Problems()
+        with suppress(NoTrialsYetError):
+            problems.collect(partial(Journal.reader, store.path(JOURNAL)))
+        for number in sorted(trial_numbers(store.root)):
+            problems.collect(partial(read_reports, store, number))
+        problems.raise_if_any()
+        yield
+
+
+def repair_journal(store: FolderStore) -> list[str]:
+    """Cuts a run's journal to its sound part, and moves the folders of trials that it does not have out of the run.
+
+    Sound is the longest recorded prefix that is unchanged, where a later one has changed; else all up to the first
+    entry that cannot be read.
+
+    Returns:
+        What was done, in sentences; empty if nothing was wrong.
+    """
+    path = store.path(JOURNAL)
+    done: list[str] = []
+    if path.is_dir():
+        done.append(f"{JOURNAL} was a folder: moved to {set_aside(store, JOURNAL)}")
+    content = path.read_bytes() if path.exists() else b""
+    changed_before = verify(path).changed_before
+    sound = _sound_part(path, content)
+    if changed_before is not None or len(sound) < len(content):
+        copy = set_aside(store)
+        store.write(f"{copy}/{JOURNAL}", content)
+        store.write(JOURNAL, sound)
+        cut(path, len(sound))
+        kept, had = sound.count(b"\n"), content.count(b"\n")
+        done.append(f"{JOURNAL}: the first {kept} of {had} lines are sound and stay; the whole file is in {copy}")
+    known = _count_trials(sound) or 0
+    if lost := sorted(number for number in trial_numbers(store.root) if number >= known):
+        folder = set_aside(store, *map(trial_folder, lost))
+        done.append(
+            f"lost: trials {shown_numbers(lost)}, which {JOURNAL} does not have; their files are in {folder}, and a "
+            "resumed run proposes other trials of these numbers"
+        )
+    if done:
+        done.append(f"{known} trials stay; of these, the ones that {JOURNAL} has not ended go on when resumed")
+    return done
+
+
+def _sound_part(path: Path, content: bytes) -> bytes:
+    verified = verify(path)
+    lines = content[: verified.length if verified.changed_before is not None else None].splitlines(keepends=True)
+    bad = unparsable_line(b"".join(lines))
+    lines = lines[: None if bad is None else bad - 1]
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    if _count_trials(b"".join(lines)) is not None:
+        return b"".join(lines)
+    fails = bisect_left(range(len(lines)), True, key=lambda n: _count_trials(b"".join(lines[: n + 1])) is None)
+    return b"".join(lines[:fails])
+
+
+def _count_trials(journal: bytes) -> int | None:
+    """How many trials a journal of this content has; None if it cannot be opened."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / JOURNAL
+        copy.write_bytes(journal)
+        try:
+            return count_trials(open_verified(copy)[0])
+        except UserError:
+            return None
+
+
+def repair_logs(store: FolderStore) -> list[str]:
+    """Removes lines that are not step reports from the logs of trials, and keeps a copy of such a log.
+
+    Returns:
+        What was done, in sentences; empty if nothing was wrong.
+    """
+    done = []
+    for number in sorted(trial_numbers(store.root)):
+        name = log_name(number)
+        if store.path(name).is_dir():
+            done.append(f"{name} was a folder: moved to {set_aside(store, name)}")
+        if not store.exists(name):
+            continue
+        lines = store.read(name).splitlines()
+        sound = [line for line in lines if is_torn(line) or _is_report(line)]
+        if len(sound) < len(lines):
+            copy = set_aside(store)
+            store.write(f"{copy}/{name}", store.read(name))
+            store.write(name, b"".join(line + b"\n" for line in sound))
+            done.append(f"{name}: {len(lines) - len(sound)} damaged lines removed; the whole file is in {copy}")
+    return done
+
+
+def _is_report(line: bytes) -> bool:
+    try:
+        StepReport.from_json(line)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return True
+
+
+def set_aside_damaged_checkpoints(store: FolderStore) -> list[int]:
+    """Moves damaged checkpoints out of the run; returns the numbers of their trials."""
+    damaged = {
+        number: names
+        for number in sorted(trial_numbers(store.root))
+        if (names := [name for name in checkpoint_files(store, number) if _is_damaged(store, name)])
+    }
+    if damaged:
+        set_aside(store, *(name for names in damaged.values() for name in names))
+    return list(damaged)
+
+
+def _is_damaged(store: FolderStore, name: str) -> bool:
+    try:
+        read_checkpoint(store, name)
+    except DamagedCheckpointError:
+        return True
+    return False
