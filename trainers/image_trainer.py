@@ -354,7 +354,7 @@ class ImageTrainer(TwoStageTrainer[ImageConfigT]):
         """Class statistics of the current encoder; kept until it changes.
 
         Outer products up to the width for which `auto` keeps them, or where `cov_type` is `full`. Stage 2's config
-        does not decide what a probe sees: a stage 1 may be shared by trials of different stage 2s.
+        does not decide what a probe sees: a stage-1 artefact may be shared by trials with different stage-2 values.
         """
         diagonal = self.model.dim > MAX_FULL_DIM and cov_type != "full"
         if self._sums is None or (self._sums.diagonal and not diagonal):
