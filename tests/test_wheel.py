@@ -1,4 +1,4 @@
-"""The package as users install it: built as a wheel, installed into an environment of its own, run from another folder."""
+"""The wheel: built, installed into an environment of its own and run from another folder, as users do."""
 
 from __future__ import annotations
 

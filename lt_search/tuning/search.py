@@ -31,7 +31,7 @@ from lt_search.storage.files import STORAGE_ERRORS, FolderStore, open_storage
 from lt_search.storage.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.storage.provenance import provenance
 from lt_search.storage.run_folder import JOURNAL, check_folder_name, check_name, new_run, open_run, shared_storage
-from lt_search.storage.schema import TRIALS, turned_off
+from lt_search.storage.schema import TRIALS
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import LoadedInputs, RunInputs
 from lt_search.training.tensor_files import resolve_resources
@@ -46,11 +46,12 @@ from lt_search.tuning.cluster import (
 )
 from lt_search.tuning.plan import measure, render_plan
 from lt_search.tuning.progress import render_leaderboard, show_value
-from lt_search.tuning.simulation import NOTHING, Begun, expect
+from lt_search.tuning.simulation import expect
 from lt_search.tuning.tune_loop import StopReason, carry_out
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
     from lt_search.data.table import Dataset, Part
 
@@ -161,10 +162,10 @@ def _show_plan(
     say: Callable[[str], None],
 ) -> None:
     """Says what a new run would take, or what is left of the one in `store`."""
-    begun = NOTHING if store is None else _begun(store, spec)
-    ended = len(begun.ended)
+    target, started = (None, []) if store is None else _started(store)
+    ended = sum(trial.state.is_finished() for trial in started)
     # A run whose target was lowered still ends the trials that it had begun.
-    trials = max(target_of(spec, how.trials, begun.target), len(begun.trials)) - ended
+    trials = max(target_of(spec, how.trials, target), len(started)) - ended
     if not trials:
         say(f"nothing is left to plan: all {ended} trials have ended; plan more with --trials {2 * ended}")
         return
@@ -178,7 +179,7 @@ def _show_plan(
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), storage)
     kind = compute_kind("cuda" if gpu else "cpu", how.cpus_per_trial)
     stages = StageStore(storage if store is None else shared_storage(store))
-    expected = expect(spec, trials, costs, _sampler(spec), stages.has, kind, begun)
+    expected = expect(spec, trials, costs, _sampler(spec), stages.has, kind, started)
     device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
     say(
         render_plan(
@@ -189,18 +190,18 @@ def _show_plan(
             concurrent=concurrent,
             keep_gb=how.keep_gb,
             device=device,
-            begun=begun,
+            started=started,
         )
     )
 
 
-def _begun(store: FolderStore, spec: RunSpec) -> Begun:
-    """What a run has so far, if anything."""
+def _started(store: FolderStore) -> tuple[int | None, list[FrozenTrial]]:
+    """How many trials a run is to have, and those that were handed out; (None, []) where it has no journal yet."""
     try:
         journal = Journal.reader(store.path(JOURNAL))
     except NoTrialsYetError:
-        return NOTHING
-    return Begun(journal.study.user_attrs.get(TRIALS), journal.started(), turned_off(journal, spec.rung_list).keys())
+        return None, []
+    return journal.study.user_attrs.get(TRIALS), journal.started()
 
 
 def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:
