@@ -181,7 +181,8 @@ def test_a_trial_whose_fields_exclude_each_other_has_no_stage_1(
 
 def ended_trial(number: int, rungs: list[Rung], state: TrialState = TrialState.COMPLETE, **more: object) -> FrozenTrial:
     """A trial of its own stage 1 that has a value at some rungs."""
-    entry = {"key": str(number), "value": 9.0, "standard_error": 0.0, "counts": True, "decision": "continue"} | more
+    entry = {"key": str(number), "value": 9.0, "standard_error": 0.0, "counts": True, "decision": "continue"}
+    entry |= {"peers": 0, "cut": None} | more
     entries = {rung_attribute(rung): entry for rung in rungs}
     return optuna.trial.create_trial(
         state=state, value=0.5 if state == TrialState.COMPLETE else None, user_attrs=entries
