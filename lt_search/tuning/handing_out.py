@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lt_search.config.parameters import propose
 from lt_search.config.values import flatten
 from lt_search.pruning.rungs import Decision, Rung
 from lt_search.storage.addresses import stage1_address
 from lt_search.storage.checkpoints import checkpoint_files, trainer_of
 from lt_search.storage.records import StepReport, read_reports
-from lt_search.storage.run_folder import trial_folder
 from lt_search.storage.schema import ADDRESS, ATTEMPT, TrialRecord, records_of, target_trials
+from lt_search.storage.trial_config import claim_trial_folder
 from lt_search.training.inputs import TrialJob
 
 if TYPE_CHECKING:
@@ -114,6 +112,9 @@ class TrialQueue:
     def _start(self, number: int) -> TrialJob | None:
         """Hands a trial out, lets it wait for its stage 1, or ends it where that stage-1 run was stopped before."""
         drawn = propose(self._journal.live_trial(number), self._spec.parameters, self._base)
+        config = self._spec.resolve(drawn)
+        if claim_trial_folder(self._store, number, config):
+            self._logs.forget(number)
         record = TrialRecord.of(self._journal.trial(number))
         today = self._address(drawn)
         if record.address is None:
@@ -133,8 +134,6 @@ class TrialQueue:
         self.awaited.pop(number, None)
         if number in self._waiting:
             self._waiting.remove(number)
-        config = self._spec.resolve(drawn)
-        self._store.write(f"{trial_folder(number)}/config.yaml", yaml.safe_dump(config, sort_keys=False))
         for report in stopped:
             self._judge.record_step(self._journal.trial(number), report)
         if stopped:

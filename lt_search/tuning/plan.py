@@ -1,4 +1,4 @@
-"""What a search is expected to take, from one measured trial."""
+"""Plan of a search: expected trainings, time and disk, from one measured trial."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from lt_search.storage.addresses import compute_kind
 from lt_search.storage.records import read_reports
 from lt_search.storage.run_folder import open_run, run_names
 from lt_search.storage.stage_store import split_features
-from lt_search.tuning.simulation import NOTHING, TURNAROUND, Begun, Expected, StageCosts
+from lt_search.tuning.simulation import TURNAROUND, Expected, StageCosts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from optuna.trial import FrozenTrial
 
     from lt_search.storage.files import FolderStore
     from lt_search.training.inputs import LoadedInputs
@@ -62,45 +64,40 @@ def _decides_time(spec: RunSpec) -> tuple[object, ...]:
 def measure(spec: RunSpec, loaded: LoadedInputs, storage: FolderStore) -> StageCosts:
     """What a trial takes: its size, and its time in earlier runs that trained the same.
 
-    Where there were none, the first trial is trained for a while; nothing of it is kept.
+    Where there are none, the first trial is trained for a while; nothing of it is kept.
     """
     trainer = loaded.build_trainer(spec.config)
     seconds = earlier_seconds(spec, storage, compute_kind(loaded.device.type, torch.get_num_threads()))
-    origin = "earlier runs"
-    measured = set(seconds) != {1, 2}
-    sizes = []
+    known = set(seconds) == {1, 2}
+    measured, sizes = [], []
     for stage, train in ((1, trainer.stage1_step), (2, trainer.stage2_step)):
         if stage == 2:
             trainer.begin_stage2()
-        if measured:
-            seconds[stage], steps = _time_steps(train, loaded, trainer.predict_logits, spec.stage_lengths[stage - 1])
-            origin = f"{origin}, " if stage == 2 else ""
-            origin += f"{steps} {'step' if steps == 1 else 'steps'} of stage {stage}"
+        if not known:
+            times = _time_steps(train, loaded, trainer.predict_logits, spec.stage_lengths[stage - 1])
+            seconds[stage] = mean(times[1:] or times)  # the first step warms caches up
+            measured.append(f"{len(times)} step{'s' if len(times) > 1 else ''} of stage {stage}")
         sizes.append(_bytes(trainer.state()))
         if stage == 1:
             trainer.probe_logits(loaded.val_images)
             kept = ((split, trainer.kept_features(images)) for split, images in loaded.splits.items())
             artefact = _bytes(trainer.finished_stage1()) + _bytes(split_features(kept))
-    origin = f"{origin} of the first trial, trained now" if measured else origin
+    origin = "earlier runs" if known else f"{', '.join(measured)} of the first trial, trained now"
     # An optimiser that has not stepped yet has no moments; Adam keeps two for each weight.
-    model = _bytes(trainer.state()["model"])
-    return StageCosts(seconds, origin, max(*sizes, 3 * model), artefact)
+    return StageCosts(seconds, origin, max(*sizes, 3 * _bytes(trainer.state()["model"])), artefact)
 
 
 def _time_steps(
-    train: Callable[[int], object],
-    loaded: LoadedInputs,
-    predict: Callable[[Images], torch.Tensor],
-    length: int,
-) -> tuple[float, int]:
-    """Seconds of a step, and how many were trained. The first one, which warms caches up, counts only if alone."""
+    train: Callable[[int], object], loaded: LoadedInputs, predict: Callable[[Images], torch.Tensor], length: int
+) -> list[float]:
+    """Seconds of each step, evaluation included."""
     times: list[float] = []
     while len(times) < length and (len(times) < 2 or sum(times) < MEASURED_SECONDS):
         started = time.monotonic()
         train(len(times))
         loaded.evaluate(predict(loaded.val_images))
         times.append(time.monotonic() - started)
-    return mean(times[1:] or times), len(times)
+    return times
 
 
 def _bytes(state: State | object) -> int:
@@ -116,38 +113,19 @@ def _bytes(state: State | object) -> int:
 def elapsed_seconds(spec: RunSpec, trials: int, expected: Expected, costs: StageCosts, concurrent: int) -> float:
     """Seconds from the start of a search to its end.
 
-    A stage 1 is trained by one trial while those that share it wait, so that no more trials than there are stage 1s
-    train at first; nor does a search end before one whole trial has.
+    A stage-1 run is trained by one trial while those that share it wait, so that no more trials than there are stage-1
+    runs train at first; nor does a search end before one whole trial has.
     """
-    work = _work(expected, trials, costs)
-    shared_out = work[1] / max(1, min(concurrent, expected.stage1s)) + work[2] / min(concurrent, trials)
-    one_trial = (costs.of(1, spec) if expected.stage1s else 0.0) + costs.of(2, spec) + TURNAROUND
+    stage1, stage2 = _work(expected, trials, costs)
+    shared_out = stage1 / max(1, min(concurrent, expected.stage1_runs)) + stage2 / min(concurrent, trials)
+    one_trial = (costs.of(1, spec) if expected.stage1_runs else 0.0) + costs.of(2, spec) + TURNAROUND
     return max(shared_out, one_trial)
 
 
-def _work(expected: Expected, trials: int, costs: StageCosts) -> dict[int, float]:
+def _work(expected: Expected, trials: int, costs: StageCosts) -> tuple[float, float]:
     """Seconds of both stages over all trials; handing trials out counts as stage 2."""
-    work = {stage: expected.steps[stage] * costs.seconds[stage] for stage in (1, 2)}
-    return {**work, 2: work[2] + trials * TURNAROUND}
-
-
-def _trial_lines(trials: int, concurrent: int, begun: Begun) -> list[str]:
-    if not begun.trials:
-        return [
-            f"  trials      {trials}, {concurrent} at a time; the first one has the defaults, which are the paper's",
-            "              but for what the budget fixes",
-        ]
-    ended = len(begun.ended)
-    return [
-        f"  trials      {trials} to go, {concurrent} at a time; {ended} of {trials + ended} have ended, and those that",
-        "              were interrupted count in full",
-    ]
-
-
-def _who_goes_on(spec: RunSpec) -> str:
-    if not spec.prune:
-        return "all go on (--no-prune)"
-    return f"the best 1/{spec.eta} go on"
+    stage1, stage2 = (expected.steps[stage] * costs.seconds[stage] for stage in (1, 2))
+    return stage1, stage2 + trials * TURNAROUND
 
 
 def render_plan(
@@ -159,7 +137,7 @@ def render_plan(
     concurrent: int,
     keep_gb: float,
     device: str,
-    begun: Begun = NOTHING,
+    started: Sequence[FrozenTrial] = (),
 ) -> str:
     """The plan as text: trials, stage-1 trainings, rungs, device-hours, time and disk.
 
@@ -171,34 +149,42 @@ def render_plan(
         concurrent: trials at a time.
         keep_gb: disk for models of finished trials.
         device: what a trial is trained on, such as `CPU core`.
-        begun: what was there before.
+        started: trials of a run that is resumed.
     """
     s1, s2 = spec.stage_lengths
-    reuse = "each is trained once and shared" if spec.reuse else "--no-reuse: one a trial"
-    lines = [
-        f"plan for {spec.options['space']} on {spec.data.name} (no search is started)",
-        *_trial_lines(trials, concurrent, begun),
-        f"  searched    {', '.join(spec.search) or 'nothing'}",
-        f"  stages      {s1} steps of stage 1, {s2} of stage 2",
-        f"  stage 1     about {expected.stage1s} stage-1 trainings for {trials} trials ({reuse})",
-    ]
-    for rung, count in expected.arrivals.items():
-        what = "stage 1s" if rung.stage == 1 else "trials"
-        lines.append(f"  rung        {rung}: about {count} {what} come, {_who_goes_on(spec)}")
     steps = expected.steps
     images = steps[1] * (spec.config["stage1"]["images_per_epoch"] or spec.data.training_images)
-    lines.append(f"  training    about {steps[1]} stage-1 steps ({images:,} images) and {steps[2]} stage-2 steps")
-    total = sum(_work(expected, trials, costs).values())
-    each = ", ".join(f"stage {stage} {costs.seconds[stage]:.2g} s a step" for stage in (1, 2))
-    lines.append(f"  measured    {each} ({costs.origin})")
-    lines.append(f"  work        about {show_duration(total)}: {total / 3600:.2g} device-hours of one {device}")
+    work = sum(_work(expected, trials, costs))
     seconds = elapsed_seconds(spec, trials, expected, costs, concurrent)
-    lines.append(f"  time        about {show_duration(seconds)}, {concurrent} trials at a time")
-    stage1s = (
-        f"{expected.finished_stage1s * costs.artefact_bytes / 2**20:.1f} MiB of shared stage 1s, " if spec.reuse else ""
-    )
-    lines.append(
-        f"  disk        {stage1s}{costs.checkpoint_bytes / 2**20:.1f} MiB a checkpoint: at most {keep_gb:g} GB of "
-        f"finished ones are kept, beside {concurrent} running"
-    )
-    return "\n".join(lines)
+    shared = f"{expected.stage1_artefacts * costs.artefact_bytes / 2**20:.1f} MiB of shared stage-1 artefacts, "
+    reuse = "each is trained once and shared" if spec.reuse else "--no-reuse: one per trial"
+    go_on = f"the best 1/{spec.eta} continue" if spec.prune else "all continue (--no-prune)"
+    ended = sum(trial.state.is_finished() for trial in started)
+    arriving = {1: "stage-1 configurations", 2: "trials"}
+    rungs = [
+        f"{rung}: about {count} {arriving[rung.stage]} reach it, {go_on}" for rung, count in expected.arrivals.items()
+    ]
+    begins = "the first one has the defaults, which are the paper's\nexcept for what the budget fixes"
+    if started:
+        begins = f"{ended} of {trials + ended} have ended, and those that\nwere interrupted count in full"
+    lines = [
+        ("trials", f"{trials}{' to go' if started else ''}, {concurrent} at a time; {begins}"),
+        ("searched", ", ".join(spec.search) or "nothing"),
+        ("stages", f"{s1} steps of stage 1, {s2} of stage 2"),
+        ("stage 1", f"about {expected.stage1_runs} stage-1 trainings for {trials} trials ({reuse})"),
+        *(("rung", rung) for rung in rungs),
+        ("training", f"about {steps[1]} stage-1 steps ({images:,} images) and {steps[2]} stage-2 steps"),
+        (
+            "measured",
+            f"stage 1 {costs.seconds[1]:.2g} s a step, stage 2 {costs.seconds[2]:.2g} s a step ({costs.origin})",
+        ),
+        ("work", f"about {show_duration(work)}: {work / 3600:.2g} device-hours of one {device}"),
+        ("time", f"about {show_duration(seconds)}, {concurrent} trials at a time"),
+        (
+            "disk",
+            f"{shared if spec.reuse else ''}{costs.checkpoint_bytes / 2**20:.1f} MiB a checkpoint: at most "
+            f"{keep_gb:g} GB of finished ones are kept, beside {concurrent} running",
+        ),
+    ]
+    title = f"plan for {spec.options['space']} on {spec.data.name} (no search is started)"
+    return "\n".join([title, *(f"  {name:<12}" + text.replace("\n", "\n" + 14 * " ") for name, text in lines)])

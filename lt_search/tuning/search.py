@@ -25,7 +25,7 @@ from lt_search.storage.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.storage.provenance import provenance
 from lt_search.storage.repair import sole_driver_of_sound
 from lt_search.storage.run_folder import JOURNAL, new_run, open_run, shared_storage
-from lt_search.storage.schema import TRIALS
+from lt_search.storage.schema import TRIALS, target_trials
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import LoadedInputs, RunInputs
 from lt_search.tuning.cluster import TrialResources, at_a_time, choose_resources, ray_cluster, resources_there
@@ -33,11 +33,12 @@ from lt_search.tuning.plan import measure, render_plan
 from lt_search.tuning.prepare import PreparedRun, SearchInputs, load_inputs, prepare
 from lt_search.tuning.progress import render_leaderboard, show_value
 from lt_search.tuning.resume import resume
-from lt_search.tuning.simulation import NOTHING, Begun, expect
+from lt_search.tuning.simulation import expect
 from lt_search.tuning.tune_loop import StopReason, carry_out
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
 DEVICE = "device"
 """User attribute of the study: on what its trials were last computed."""
@@ -120,10 +121,10 @@ def _carry_out(
 def _show_plan(run: PreparedRun, how: RunOptions, say: Callable[[str], None]) -> None:
     """Says what a new run would take, or what is left of a resumed one."""
     spec, store = run.spec, run.store
-    begun = NOTHING if store is None else _begun(store, spec)
-    ended = len(begun.ended)
+    target, started = (None, []) if store is None else _started(store)
+    ended = sum(trial.state.is_finished() for trial in started)
     # A run whose target was lowered still trains the trials that it had begun to their end.
-    trials = max(target_of(how.trials, begun.target, run.trials), len(begun.trials)) - ended
+    trials = max(target_of(how.trials, target, run.trials), len(started)) - ended
     if not trials:
         say(f"nothing is left to plan: all {ended} trials have ended; plan more with --trials {2 * ended}")
         return
@@ -138,7 +139,7 @@ def _show_plan(run: PreparedRun, how: RunOptions, say: Callable[[str], None]) ->
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), run.storage)
     kind = compute_kind("cuda" if gpu else "cpu", how.cpus_per_trial)
     stages = StageStore(run.storage if store is None else shared_storage(store))
-    expected = expect(spec, trials, costs, _sampler(spec), stages.has, kind, begun)
+    expected = expect(spec, trials, costs, _sampler(spec), stages.has, kind, started)
     device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
     say(
         render_plan(
@@ -149,18 +150,18 @@ def _show_plan(run: PreparedRun, how: RunOptions, say: Callable[[str], None]) ->
             concurrent=concurrent,
             keep_gb=how.keep_gb,
             device=device,
-            begun=begun,
+            started=started,
         )
     )
 
 
-def _begun(store: FolderStore, spec: RunSpec) -> Begun:
-    """The trials that a run has so far."""
+def _started(store: FolderStore) -> tuple[int | None, list[FrozenTrial]]:
+    """How many trials a run is to have, and those that were handed out; (None, []) where it has no journal yet."""
     try:
         journal = Journal.reader(store.path(JOURNAL))
     except NoTrialsYetError:
-        return NOTHING
-    return Begun(journal.study.user_attrs.get(TRIALS), journal.started())
+        return None, []
+    return target_trials(journal), journal.started()
 
 
 def _sampler(spec: RunSpec) -> BaseSampler:

@@ -1,7 +1,8 @@
-"""A search without training: what the sampler and the rungs would have it train."""
+"""Simulated search: what the sampler's proposals and the rungs' decisions would have a search train."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from lt_search.storage.schema import first_decisions, records_of, rung_records
 from trainers.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna.trial import FrozenTrial
 
@@ -35,7 +36,7 @@ class StageCosts:
     checkpoint_bytes: int
     """Of one checkpoint, the larger of both stages'."""
     artefact_bytes: int
-    """Of a finished stage 1 in the store, with the features that are small enough to be stored."""
+    """Of a stage-1 artefact in the store, with the features that are small enough to be stored."""
 
     def of(self, stage: int, spec: RunSpec) -> float:
         """Seconds of a whole stage."""
@@ -43,41 +44,21 @@ class StageCosts:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """What a run that was begun has so far."""
-
-    target: int | None = None
-    """Trials that it is to have; None where it was not begun."""
-    trials: Sequence[FrozenTrial] = ()
-    """Those that were ever handed out."""
-
-    @property
-    def ended(self) -> list[FrozenTrial]:
-        """The trials that will not be trained on."""
-        return [trial for trial in self.trials if trial.state.is_finished()]
-
-
-NOTHING = Begun()
-
-
-@dataclass(frozen=True)
 class Expected:
     """What a search is expected to train."""
 
-    stage1s: int
-    """Different stage 1s begun."""
-    finished_stage1s: int
-    """Of these, how many come to their end, where they are stored; the others leave nothing behind."""
+    stage1_runs: int
+    """Stage-1 trainings begun."""
+    stage1_artefacts: int
+    """Of these, how many reach their end, where they are stored; the others leave nothing behind."""
     arrivals: Mapping[Rung, int]
-    """How many come to each rung: stage 1s in stage 1, trials in stage 2."""
+    """How many reach each rung: stage-1 configurations in stage 1, trials in stage 2."""
     steps: Mapping[int, int]
     """Steps trained in each stage, in all."""
 
 
-Counts = Counter[str | Rung | int]
-"""What trials add up to: `BEGUN` and `FINISHED` stage 1s, arrivals by rung, and steps by stage."""
-
 BEGUN, FINISHED = "begun", "finished"
+"""Keys under which stage-1 trainings are counted; the others are rungs (arrivals) and stages (steps)."""
 
 
 def expect(
@@ -87,152 +68,137 @@ def expect(
     sampler: optuna.samplers.BaseSampler,
     stored: Callable[[str], bool],
     compute: str = "cpu:1",
-    begun: Begun = NOTHING,
+    started: Sequence[FrozenTrial] = (),
 ) -> Expected:
-    """What a search is expected to train: the sampler's own choices and the rungs' decisions, given random values.
+    """What a search is expected to train: the sampler's proposals and the rungs' decisions, given random values.
 
     A trial whose fields exclude each other fails without training.
 
     Args:
         spec: the run.
         trials: trials to train.
-        costs: what the stages cost; they decide how often a stage 1 is used again.
+        costs: what the stages cost; they decide how often a stage-1 artefact is used again.
         sampler: the run's.
-        stored: whether the stage 1 of an address is in the store already.
+        stored: whether the stage-1 artefact of an address is in the store already.
         compute: on what trials are to be computed, see `lt_search.storage.addresses.compute_kind`.
-        begun: what was there before: trials that ended are learned from and compared with, the others are trained
-            first, in full.
+        started: trials of a run that is resumed: those that ended are learned from and compared with, the others are
+            trained first, in full.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ended = [trial for trial in started if trial.state.is_finished()]
     study = optuna.create_study(sampler=sampler, direction="maximize")
-    study.add_trials(begun.ended)
-    interrupted = [trial.params for trial in begun.trials if not trial.state.is_finished()]
-    for values in interrupted if begun.trials else [spec.first_values()]:
+    study.add_trials(ended)
+    interrupted = [trial.params for trial in started if not trial.state.is_finished()]
+    for values in interrupted if started else [spec.first_values()]:
         study.enqueue_trial(values)
-    simulation = _Simulation(spec, costs, stored, begun)
-    early, late = Counts(), Counts()
+    search = _SimulatedSearch(spec, costs, stored, ended)
     simulated = min(trials, SIMULATED_TRIALS)
+    early = Counter[str | Rung | int]()
     for number in range(simulated):
+        if number == simulated // 2:
+            early.update(search.counts)
         trial = study.ask()
         drawn = propose(trial, spec.parameters, flatten(spec.config))
         try:
             address = stage1_address(spec, drawn, compute)
         except ValueError:
             study.tell(trial, state=TrialState.FAIL)
-            continue
-        (late if number >= simulated // 2 else early).update(simulation.train(study, trial, address))
-    share = (trials - simulated // 2) / (simulated - simulated // 2)
-    found = {what: early[what] + round(share * late[what]) for what in early | late}
+        else:
+            search.train(study, trial, address)
+    late = (trials - simulated // 2) / (simulated - simulated // 2)
+    total = {what: early[what] + round(late * (count - early[what])) for what, count in search.counts.items()}
     return Expected(
-        found.get(BEGUN, 0),
-        found.get(FINISHED, 0),
-        {rung: found.get(rung, 0) for rung in spec.rung_list},
-        {stage: found.get(stage, 0) for stage in (1, 2)},
+        total.get(BEGUN, 0),
+        total.get(FINISHED, 0),
+        {rung: total.get(rung, 0) for rung in spec.rung_list},
+        {stage: total.get(stage, 0) for stage in (1, 2)},
     )
 
 
-class _Simulation:
+class _SimulatedSearch:
     """Trials one after the other, with random values in place of training; see `expect` for the arguments.
 
-    What a trial and the rungs do here is what `controller.Referee` has them do, without the grace of one
-    standard error, which only training shows.
+    Trials and rungs follow the rules of `lt_search.tuning.controller`, without the tolerance of one standard error,
+    which only training shows.
     """
 
-    def __init__(self, spec: RunSpec, costs: StageCosts, stored: Callable[[str], bool], begun: Begun) -> None:
+    def __init__(
+        self, spec: RunSpec, costs: StageCosts, stored: Callable[[str], bool], ended: Sequence[FrozenTrial]
+    ) -> None:
         self._spec, self._costs, self._stored = spec, costs, stored
-        self._finished: set[str] = set()
+        self.counts = Counter[str | Rung | int]()
+        self._random = random.Random(derive_seed(spec.seed, "plan"))
+        self._first_score = self._random.random()
         self._machine = RungMachine(spec.rung_list, spec.eta, enabled=spec.prune)
-        ended = records_of(begun.ended)
-        records = rung_records(ended, spec.rung_list)
-        self._worth = self._in_order(record for record in records if record.rung.stage == 1)
-        addresses = {str(trial.number): trial.address or "" for trial in ended}
+        trials = records_of(ended)
+        self._decisions = first_decisions(trials)
+        self._settled = {key for (_, key), decision in self._decisions.items() if decision is Decision.STOP}
+        """Addresses whose stage 1 was stopped or, in this simulation, finished: it is not trained again."""
+        records = rung_records(trials, spec.rung_list)
+        self._scores = _ranks([record for record in records if record.rung.stage == 1])
+        addresses = {str(trial.number): trial.address or "" for trial in trials}
         for record in records:
-            address = record.key if record.rung.stage == 1 else addresses[record.key]
-            value = self._value(record.rung, address, f"ended:{record.key}")
+            value = self._values(addresses.get(record.key, record.key))[record.rung.stage]
             self._machine.restore([Record(record.rung, record.key, value)])
-        self._first_decisions = first_decisions(ended)
 
-    def train(self, study: optuna.Study, trial: optuna.Trial, address: str) -> Counts:
-        """Trains a trial until it is stopped or complete, and tells the study; returns what that took."""
-        lengths = self._spec.stage_lengths
-        end1 = Rung(1, lengths[0])
-        trains = not (self._spec.reuse and self._is_settled(address))
-        counts = Counts({BEGUN: int(trains)})
-        own = f"plan:{trial.number}"
-        stop = None
+    def train(self, study: optuna.Study, trial: optuna.Trial, address: str) -> None:
+        """Trains a trial until it is stopped or complete, counts what that took, and reports it to the study."""
+        length1, length2 = self._spec.stage_lengths
+        trains = not (self._spec.reuse and (address in self._settled or self._stored(address)))
+        self._settled.add(address)
+        values = self._values(address)
+        end, state = Rung(2, length2), TrialState.COMPLETE
         for rung in self._machine.rungs:
-            key = address if rung.stage == 1 else own
-            value = self._value(rung, address, own)
+            key, value = address if rung.stage == 1 else f"plan:{trial.number}", values[rung.stage]
             verdict = self._machine.cross(Record(rung, key, value))
-            trial.report(value, rung.step + (lengths[0] if rung.stage == 2 else 0))
-            counts[rung] += verdict.first or trains
-            decision = self._first_decisions.setdefault((rung, key), verdict.decision)
-            if decision is Decision.STOP:
-                stop = rung
+            trial.report(value, rung.step + (length1 if rung.stage == 2 else 0))
+            self.counts[rung] += verdict.first or trains
+            if self._decisions.setdefault((rung, key), verdict.decision) is Decision.STOP:
+                end, state = rung, TrialState.PRUNED
                 break
-        end = stop or Rung(2, lengths[1])
+        finishes_stage1 = end >= Rung(1, length1)
         if trains:
-            counts[1] = min(end, end1).step
-        if trains and end >= end1:
-            counts[FINISHED] = 1
-            self._finished.add(address)
-        if end.stage == 2:
-            counts[2] = end.step
-        if end >= end1:
+            steps = length1 if finishes_stage1 else end.step
+            self.counts.update({BEGUN: 1, FINISHED: int(finishes_stage1), 1: steps})
+        if finishes_stage1:
             trial.set_user_attr(STAGE1_COST, self._costs.of(1, self._spec))
-        if stop is None:
-            self._complete(study, trial, self._value(end, address, own), reuses=not trains)
+        if end.stage == 1:
+            trial.set_user_attr(STOPPED_IN_STAGE1, True)
         else:
-            if stop.stage == 1:
-                trial.set_user_attr(STOPPED_IN_STAGE1, True)
-            study.tell(trial, state=TrialState.PRUNED)
-        return counts
+            self.counts[2] += end.step
+        if state is TrialState.COMPLETE:
+            trial.set_user_attr(STAGE2_COST, self._costs.of(2, self._spec))
+            if not trains:
+                trial.set_user_attr(REUSE_COST, self._costs.of(2, self._spec) + TURNAROUND)
+        study.tell(trial, values[2] if state is TrialState.COMPLETE else None, state)
 
-    def _complete(self, study: optuna.Study, trial: optuna.Trial, value: float, reuses: bool) -> None:
-        seconds = self._costs.of(2, self._spec)
-        trial.set_user_attr(STAGE2_COST, seconds)
-        if reuses:
-            trial.set_user_attr(REUSE_COST, seconds + TURNAROUND)
-        study.tell(trial, value)
+    def _values(self, address: str) -> dict[int, float]:
+        """Simulated values of a trial in both stages.
 
-    def _is_settled(self, address: str) -> bool:
-        """Whether nobody trains a stage 1 any more: it is there, or was stopped and would be stopped again."""
-        ahead = [rung for rung in self._machine.rungs if rung.stage == 1]
-        stopped = any(self._first_decisions.get((rung, address)) is Decision.STOP for rung in ahead)
-        return stopped or address in self._finished or self._stored(address)
-
-    def _in_order(self, records: Iterable[Record]) -> dict[str, float]:
-        """Worths of a run's own stage 1s, in the order that it found; values of a metric have another scale."""
-        last = {record.key: (record.rung, record.value) for record in sorted(records, key=lambda record: record.rung)}
-        worths = sorted(map(self._nth_worth, range(len(last))))
-        return dict(zip(sorted(last, key=lambda key: last[key]), worths, strict=True))
-
-    def _value(self, rung: Rung, address: str, own: str) -> float:
-        """The value at a rung of the trial `own`."""
-        stage1 = self._worth.setdefault(address, self._nth_worth(len(self._worth)))
-        return stage1 + (STAGE2_WEIGHT * self._random(own) if rung.stage == 2 else 0.0)
-
-    def _nth_worth(self, number: int) -> float:
-        """Evenly spread whatever their number (the golden ratio's sequence), so that no plan has uncommon luck.
-
-        Nor do they depend on addresses, which change with versions and devices.
+        Stage-1 values follow the golden ratio's sequence: evenly spread however many there are, so that no plan is
+        lucky, and independent of the addresses, which change with versions and devices.
         """
-        return (self._random("stage1") + number * GOLDEN) % 1
-
-    def _random(self, key: str) -> float:
-        return derive_seed(self._spec.seed, "plan", key) / 2**63
+        score = self._scores.setdefault(address, (self._first_score + len(self._scores) * GOLDEN) % 1)
+        return {1: score, 2: score + self._random.uniform(0, STAGE2_WEIGHT)}
 
 
-STAGE2_WEIGHT = 0.3
-"""Range of what stage 2 adds to a value, over that of what stage 1 does. The probe is taken to foretell the latter.
+def _ranks(records: Sequence[Record]) -> dict[str, float]:
+    """Stage-1 values of a resumed run by address, as ranks between 0 and 1: the metric has a scale of its own."""
+    last = {record.key: (record.rung, record.value) for record in sorted(records, key=lambda record: record.rung)}
+    return {key: (rank + 0.5) / len(last) for rank, key in enumerate(sorted(last, key=lambda key: last[key]))}
 
-The more stage 2 matters, the more of them a stage 1 gets, and the fewer stage 1s are begun. Proposals learn, and so
-most stage 2s of a search come to be good ones, which differ less than its stage 1s do."""
 
 GOLDEN = (5**0.5 - 1) / 2
+
+STAGE2_WEIGHT = 0.3
+"""Range of what stage 2 adds to a value, over that of stage 1; the probe score is taken to rank stage 1 correctly.
+
+The more stage 2 matters, the more stage-2 configurations share a stage-1 artefact, and the fewer stage-1 runs begin.
+Proposals learn, so that most stage-2 configurations of a search are good ones, which differ less than its stage-1
+configurations do."""
 
 TURNAROUND = 0.5
 """Seconds that handing out a trial and writing its files add to a stage 2, about, on one core (benchmarks/reuse)."""
 
 SIMULATED_TRIALS = 100
-"""Proposals that a plan makes; of a longer search, their second half stands for the rest."""
+"""Trials that are simulated; of a longer search, their second half is extrapolated to the rest."""

@@ -31,6 +31,11 @@ class TrialLogs:
         self._store.append_line(f"{trial_folder(report.number)}/metrics.jsonl", report.to_json())
         self._last[report.number] = report.rung
 
+    def forget(self, number: int) -> None:
+        """Drops what is cached of a trial whose log was set aside."""
+        self._last.pop(number, None)
+        self._seconds.pop(number, None)
+
     def last_step(self, number: int) -> Rung:
         """How far a trial has come; stage 0 before its first step."""
         if number not in self._last:

@@ -1,12 +1,14 @@
-"""How long a trial takes, and what the plan says."""
+"""Measured costs of a trial, and the text of a plan."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from optuna.trial import FrozenTrial
 
 from lt_search.config.spec import RunSpec
 from lt_search.data.registry import load_dataset
@@ -16,10 +18,10 @@ from lt_search.storage.records import StepReport
 from lt_search.storage.run_folder import new_run
 from lt_search.training.inputs import LoadedInputs, RunInputs
 from lt_search.tuning.plan import earlier_seconds, elapsed_seconds, measure, render_plan
-from lt_search.tuning.simulation import NOTHING, TURNAROUND, Begun, Expected
+from lt_search.tuning.simulation import TURNAROUND, Expected
 from tests.lt_search.tuning.test_simulation import COSTS, ended_trial, expected_at_random
 
-FOUR_STAGE1S = Expected(4, 2, {Rung(1, 1): 4, Rung(1, 3): 2, Rung(2, 1): 14}, {1: 10, 2: 21})
+FOUR_STAGE1_RUNS = Expected(4, 2, {Rung(1, 1): 4, Rung(1, 3): 2, Rung(2, 1): 14}, {1: 10, 2: 21})
 
 
 def _write_run(storage: FolderStore, name: str, spec: RunSpec, *reports: StepReport) -> None:
@@ -72,13 +74,13 @@ def test_a_trial_is_measured_where_there_was_none_before(
 
 
 @pytest.mark.parametrize("concurrent", [1, 2, 16])
-@pytest.mark.parametrize("stage1s", [0, 1, 2, 16])
+@pytest.mark.parametrize("runs1", [0, 1, 2, 16])
 def test_a_stage_1_is_not_divided_among_the_trials_that_share_it(
-    tiny_spec: RunSpec, concurrent: int, stage1s: int
+    tiny_spec: RunSpec, concurrent: int, runs1: int
 ) -> None:
     stage1, stage2 = 4 * 3.0, 2 * 10.0 + TURNAROUND
-    rounds1, rounds2 = -(-stage1s // concurrent), 16 // concurrent
-    expected = Expected(stage1s, stage1s, {}, {1: 4 * stage1s, 2: 2 * 16})
+    rounds1, rounds2 = -(-runs1 // concurrent), 16 // concurrent
+    expected = Expected(runs1, runs1, {}, {1: 4 * runs1, 2: 2 * 16})
     found = elapsed_seconds(tiny_spec, 16, expected, COSTS, concurrent)
     assert found == pytest.approx(rounds1 * stage1 + rounds2 * stage2)
 
@@ -88,8 +90,8 @@ def test_a_search_takes_as_long_as_one_trial_that_is_never_stopped(tiny_spec: Ru
     assert found == pytest.approx(4 * 3.0 + 2 * 10.0 + TURNAROUND)
 
 
-def test_the_plan_says_what_it_takes(tiny_spec: RunSpec) -> None:
-    shown = _shown(tiny_spec, FOUR_STAGE1S)
+def test_the_plan_shows_what_a_search_takes(tiny_spec: RunSpec) -> None:
+    shown = _shown(tiny_spec, FOUR_STAGE1_RUNS)
     total = 3 * 10 + 10 * 21 + round(16 * TURNAROUND)
     assert f"{total // 60}m {total % 60:02d}s: {total / 3600:.2g} device-hours of one CPU core" in shown
     assert "about 4 stage-1 trainings for 16 trials" in shown
@@ -98,38 +100,31 @@ def test_the_plan_says_what_it_takes(tiny_spec: RunSpec) -> None:
     assert "1.0 MiB a checkpoint" in shown
 
 
-def _shown(spec: RunSpec, expected: Expected, begun: Begun = NOTHING) -> str:
-    return render_plan(spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core", begun=begun)
+def _shown(spec: RunSpec, expected: Expected, started: Sequence[FrozenTrial] = ()) -> str:
+    return render_plan(spec, 16, expected, COSTS, concurrent=2, keep_gb=10, device="CPU core", started=started)
 
 
-def test_the_plan_of_a_run_that_was_begun_says_what_is_left(tiny_spec: RunSpec) -> None:
-    begun = Begun(21, [ended_trial(number, []) for number in range(5)])
-    shown = _shown(tiny_spec, FOUR_STAGE1S, begun)
+def test_the_plan_of_a_resumed_run_shows_what_is_left(tiny_spec: RunSpec) -> None:
+    shown = _shown(tiny_spec, FOUR_STAGE1_RUNS, [ended_trial(number, []) for number in range(5)])
     assert "16 to go, 2 at a time; 5 of 21 have ended" in shown
     assert "the first one has the defaults" not in shown
 
 
-def test_a_rung_that_was_turned_off_stops_nothing_in_the_plan(tiny_spec: RunSpec) -> None:
-    begun = Begun(21, [ended_trial(0, [])], off={Rung(1, 1)})
-    expected = expected_at_random(tiny_spec, 16, begun)
-    come = expected.arrivals
-    assert come[Rung(1, 1)] == come[Rung(1, 3)] == 16
-    assert come[Rung(2, 1)] == pytest.approx(8, abs=3)
-    shown = _shown(tiny_spec, expected, begun)
-    assert "stage 1 step 1: about 16 stage 1s come, all go on" in shown
-    assert "stage 1 step 3: about 16 stage 1s come, the best 1/2 go on" in shown
-    assert "about 16 stage 1s come, all go on (--no-prune)" in _shown(
-        tiny_spec.model_copy(update={"prune": False}), expected
-    )
+def test_the_plan_shows_how_many_reach_each_rung_and_continue(tiny_spec: RunSpec) -> None:
+    shown = _shown(tiny_spec, FOUR_STAGE1_RUNS)
+    assert "stage 1 step 1: about 4 stage-1 configurations reach it, the best 1/2 continue" in shown
+    assert "stage 2 step 1: about 14 trials reach it, the best 1/2 continue" in shown
+    unpruned = _shown(tiny_spec.model_copy(update={"prune": False}), FOUR_STAGE1_RUNS)
+    assert "about 4 stage-1 configurations reach it, all continue (--no-prune)" in unpruned
 
 
 @pytest.mark.parametrize("rungs", [[1, 3], [4]])
-def test_disk_is_taken_by_the_stage_1s_that_come_to_their_end(tiny_spec: RunSpec, rungs: list[int]) -> None:
+def test_disk_is_taken_by_the_stage_1_runs_that_finish(tiny_spec: RunSpec, rungs: list[int]) -> None:
     spec = tiny_spec.model_copy(update={"rungs": {"stage1": rungs, "stage2": [1]}})
     expected = expected_at_random(spec, 16)
     come = expected.arrivals[Rung(2, 1)]
-    assert come < expected.stage1s == 16
+    assert come < expected.stage1_runs == 16
     finished = 16 if rungs == [4] else come  # a rung at the end stops what is stored
-    assert expected.finished_stage1s == finished
-    assert f"{2 * finished:.1f} MiB of shared stage 1s" in _shown(spec, expected)
-    assert expected_at_random(spec.model_copy(update={"prune": False}), 16).finished_stage1s == 16
+    assert expected.stage1_artefacts == finished
+    assert f"{2 * finished:.1f} MiB of shared stage-1 artefacts" in _shown(spec, expected)
+    assert expected_at_random(spec.model_copy(update={"prune": False}), 16).stage1_artefacts == 16
