@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from lt_search.storage.files import FolderStore
 
 _FILE_SYSTEM_ERRORS = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EISDIR, errno.ENOTDIR}
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.EIO,
+    }
 )
 """Errors of a file or a folder that are not bugs: full, read-only, or something else is in its place."""
 
@@ -168,13 +178,10 @@ def _status(namespace: argparse.Namespace, console: Console) -> int:
 
 
 def _export(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.results.export import export_best
-    from lt_search.results.summary import summarise
-    from lt_search.storage.journal import Journal
-    from lt_search.storage.run_folder import JOURNAL
+    from lt_search.results.export import export_run
 
     store, spec = _open(namespace)
-    _say(console, f"exported to {export_best(spec, store, summarise(spec, Journal.reader(store.path(JOURNAL))))}")
+    _say(console, f"exported to {export_run(spec, store)}")
     return ExitCode.DONE
 
 

@@ -16,7 +16,6 @@ from lt_search.config.spec import RunSpec
 from lt_search.errors import Problem, UserError
 from lt_search.results.summary import summarise
 from lt_search.storage.checkpoints import Checkpoint, load_checkpoint
-from lt_search.storage.files import writing_to
 from lt_search.storage.journal import Journal
 from lt_search.storage.run_folder import JOURNAL, read_provenance, repair_command
 from lt_search.storage.strict_json import dumps
@@ -39,11 +38,11 @@ def export_run(spec: RunSpec, store: FolderStore) -> Path:
     """Writes the best finished trial of a run: the command `lt-search export`.
 
     Raises:
-        UserError: see `export_best`; also if the journal is damaged, or the run's folder cannot be written.
+        UserError: see `export_best`; also if the journal is damaged.
+        OSError: if the run's folder cannot be written.
     """
     summary = summarise(spec, Journal.reader(store.path(JOURNAL)))
-    with writing_to(store.path(FOLDER), "free some space, or export where the run can be written"):
-        return export_best(spec, store, summary)
+    return export_best(spec, store, summary)
 
 
 def export_best(spec: RunSpec, store: FolderStore, summary: RunSummary, folder: str = FOLDER) -> Path:

@@ -7,8 +7,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from lt_search.errors import Problem, UserError
@@ -155,15 +154,6 @@ class FolderStore:
             shutil.rmtree(self.path(aside), ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing_to(folder: Path, fix: str) -> Iterator[None]:
-    """Turns the error of a folder that is full or cannot be written into a `UserError` with this fix."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(Problem(str(folder), f"cannot be written ({error.strerror})", fix)) from error
 
 
 def sync_folder(folder: Path) -> None:

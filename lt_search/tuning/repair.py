@@ -13,7 +13,6 @@ from lt_search.errors import ExitCode
 from lt_search.results.export import reproduces, sound_weights
 from lt_search.results.summary import TrialSummary, summarise
 from lt_search.storage.checkpoints import checkpoint_files
-from lt_search.storage.files import writing_to
 from lt_search.storage.journal import Journal, NoTrialsYetError, sole_driver
 from lt_search.storage.records import StepReport, read_reports
 from lt_search.storage.repair import repair_journal, repair_logs, set_aside_damaged_checkpoints
@@ -44,7 +43,7 @@ def repair_run(store: FolderStore, spec: RunSpec, console: Console) -> ExitCode:
         UserError: if the run is being driven, its data is not found, or its folder cannot be written.
     """
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    with writing_to(store.root, "free some space, or repair it where the run can be written"), sole_driver(store.root):
+    with sole_driver(store.root):
         done = [*repair_journal(store), *repair_logs(store)]
         damaged = set_aside_damaged_checkpoints(store)
         done += [f"trial {number}: a damaged checkpoint was set aside" for number in damaged]

@@ -15,8 +15,7 @@ from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.spec import RunSpec
 from lt_search.errors import ExitCode
 from lt_search.results.export import export_best
-from lt_search.results.report.collect import REPORT, report_data
-from lt_search.results.report.page import render as render_report
+from lt_search.results.report.collect import REPORT, write_report
 from lt_search.results.summary import RunSummary, summarise
 from lt_search.samplers import ReseededSampler, StagedSampler
 from lt_search.storage.addresses import compute_kind
@@ -199,10 +198,9 @@ def _conclude(
 ) -> ExitCode:
     summary = summarise(spec, journal, driven=False)
     best = summary.best
+    write_report(spec, journal, store, driven=False)
     if best is not None:
         export_best(spec, store, summary)
-    store.write(REPORT, render_report(report_data(spec, journal, store, driven=False)))
-    if best is not None:
         console.print(render_leaderboard(spec, summary))
         say(f"best: trial {best.number}, validation {spec.metric} {show_value(best.value, best.standard_error)}")
         say(f"exported to {store.path('best')}; check it with: {command('evaluate', store.path('best'))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ import yaml
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from lt_search.errors import Problem, UserError
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import METRICS
 from lt_search.pruning.rungs import Decision
@@ -46,19 +44,20 @@ REPORT = "report.html"
 LOG = "metrics.jsonl"
 
 
-def write_report(spec: RunSpec, journal: Journal, store: FolderStore) -> None:
+def write_report(spec: RunSpec, journal: Journal, store: FolderStore, *, driven: bool | None = None) -> None:
     """Writes `report.html` into a run's folder.
 
+    Args:
+        spec: the run.
+        journal: its journal.
+        store: its folder.
+        driven: whether a search trains the run's unfinished trials now; None: whether a driver holds the run.
+
     Raises:
-        UserError: if the file cannot be written.
+        OSError: if the file cannot be written.
     """
-    page = render(report_data(spec, journal, store, driven=is_driven(store.root)))
-    try:
-        store.write(REPORT, page)
-    except OSError as error:
-        what = f"cannot be written ({error.strerror})"
-        fix = "free some space" if error.errno == errno.ENOSPC else "copy the run's folder to where it can be written"
-        raise UserError(Problem(str(store.path(REPORT)), what, f"{fix} and run `lt-search report` again")) from error
+    driven = is_driven(store.root) if driven is None else driven
+    store.write(REPORT, render(report_data(spec, journal, store, driven=driven)))
 
 
 def report_data(spec: RunSpec, journal: Journal, store: FolderStore, *, driven: bool) -> ReportData:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lt_search.errors import UserError
-from lt_search.storage.files import FolderStore, open_storage, writing_to
+from lt_search.storage.files import FolderStore, open_storage
 
 
 def test_writes_whole_files_and_leaves_no_parts(tmp_path: Path) -> None:
@@ -174,15 +174,3 @@ def test_a_sync_that_lost_data_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="Input/output error"):
         store.write("x", "new")
     assert store.read("x") == b"old"
-
-
-def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    with pytest.raises(UserError, match="x: is a folder where a file should be"):
-        FolderStore(tmp_path).read("x")
-
-
-def test_a_full_folder_is_named_with_the_fix(tmp_path: Path) -> None:
-    message = r"cannot be written \(No space left on device\)\n +fix: free some space"
-    with pytest.raises(UserError, match=message), writing_to(tmp_path, "free some space"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 from lt_search.config.parameters import propose
 from lt_search.config.spec import RunSpec
 from lt_search.config.values import flatten
-from lt_search.errors import UserError
 from lt_search.results.report.collect import write_report
 from lt_search.samplers import ReseededSampler
 from lt_search.storage.files import FolderStore
@@ -113,13 +112,3 @@ def test_a_record_of_test_scores_that_cannot_be_read_is_reported(tiny_spec: RunS
     assert f"scored 2 times (see {LOOKS})" in report_of(tiny_spec, run)
     replace_by_a_folder(run.path(LOOKS))
     assert f"{LOOKS} cannot be read" in report_of(tiny_spec, run)
-
-
-def test_a_report_that_cannot_be_written_is_a_problem_with_its_place(tiny_spec: RunSpec, run: FolderStore) -> None:
-    run.path("report.html").mkdir()
-    with pytest.raises(UserError) as caught:
-        report_of(tiny_spec, run)
-    (problem,) = caught.value.problems
-    assert problem.place == str(run.path("report.html"))
-    assert problem.what == "cannot be written (Is a directory)"
-    assert "lt-search report" in problem.fix
