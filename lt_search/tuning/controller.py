@@ -14,6 +14,7 @@ from lt_search.storage.files import STORAGE_ERRORS
 from lt_search.tuning.ending import GiveUpRule, TrialEnding, end_decided_trials
 from lt_search.tuning.handing_out import TrialQueue
 from lt_search.tuning.judging import ReportJudge
+from lt_search.tuning.run_context import RunContext
 from lt_search.tuning.run_log import RunLog
 from lt_search.tuning.stage1_scheduling import Stage1Scheduler
 from lt_search.tuning.trial_logs import TrialLogs
@@ -55,17 +56,20 @@ class Controller:
         self.storage_failure: str | None = None
         """Why the run's folder or a checkpoint could not be written; the search is to end then, its trials stay
         resumable."""
-        self._store = store
-        self._callback = callback or SearchCallback()
-        log = log or RunLog(store)
-        logs = TrialLogs(store)
-        self._logs = logs
         end_decided_trials(journal, spec.rung_list)
-        self.gate = Stage1Scheduler(stage_storage)
-        self._ending = TrialEnding(journal, logs, self.gate, self._callback)
-        self._judge = ReportJudge(spec, journal, store, logs, self.gate, self._ending, self._callback, log)
-        self._queue = TrialQueue(spec, journal, store, logs, self.gate, self._judge, self._ending, compute, log)
-        self._give_up = GiveUpRule(journal, logs)
+        self._run = RunContext(
+            spec=spec,
+            journal=journal,
+            store=store,
+            logs=TrialLogs(store),
+            stage1=Stage1Scheduler(stage_storage),
+            callback=callback or SearchCallback(),
+            log=log or RunLog(store),
+        )
+        self._ending = TrialEnding(self._run)
+        self._judge = ReportJudge(self._run, self._ending)
+        self._queue = TrialQueue(self._run, self._judge, self._ending, compute)
+        self._give_up = GiveUpRule(self._run)
 
     def next_job(self, free: int = 1) -> TrialJob | None:
         """The next trial to train; None if none may start now, or the run's folder cannot be written.
@@ -75,7 +79,7 @@ class Controller:
         """
         job = self._unless_full(lambda: self._queue.next_job(free), None)
         if job is not None:
-            self._callback.on_trial_start(job)
+            self._run.callback.on_trial_start(job)
         return job
 
     def observe(self, report: StepReport) -> Decision:
@@ -106,7 +110,7 @@ class Controller:
         """How far each unfinished trial has come, by number; None for one that waits for its stage 1."""
         numbers = [trial.number for trial in self.journal.unfinished()]
         waiting = self._queue.awaited
-        return {number: None if number in waiting else self._logs.last_step(number) for number in numbers}
+        return {number: None if number in waiting else self._run.logs.last_step(number) for number in numbers}
 
     def hopeless(self) -> str | None:
         """The reason of the first failure if the first trials all failed; None otherwise, see `GiveUpRule`."""
@@ -118,5 +122,5 @@ class Controller:
         except OSError as error:  # Ray would wrap it, and its user would be shown a traceback
             if error.errno not in STORAGE_ERRORS:
                 raise
-            self.storage_failure = f"{self._store.root}: {error.strerror}"
+            self.storage_failure = f"{self._run.store.root}: {error.strerror}"
             return otherwise

@@ -22,30 +22,18 @@ from lt_search.storage.schema import (
 )
 
 if TYPE_CHECKING:
-    from lt_search.results.callbacks import SearchCallback
     from lt_search.storage.journal import Journal
-    from lt_search.tuning.stage1_scheduling import Stage1Scheduler
-    from lt_search.tuning.trial_logs import TrialLogs
+    from lt_search.tuning.run_context import RunContext
 
 FAILURES_TO_GIVE_UP = 3
 """A search stops after this many failed trials, if no trial has got further than they."""
 
 
 class TrialEnding:
-    """Writes the end of trials into the journal.
+    """Writes the end of trials into the journal."""
 
-    Args:
-        journal: the run's journal.
-        logs: the trials' step logs.
-        gate: schedules stage-1 runs; an ended trial trains none any more.
-        callback: its `on_trial_end` is called after each end.
-    """
-
-    def __init__(self, journal: Journal, logs: TrialLogs, gate: Stage1Scheduler, callback: SearchCallback) -> None:
-        self._journal = journal
-        self._logs = logs
-        self._gate = gate
-        self._callback = callback
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
         self._started: dict[int, float] = {}
 
     def time_reuse(self, number: int) -> None:
@@ -62,22 +50,22 @@ class TrialEnding:
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial as failed, unless it has ended already."""
-        if not self._journal.trial(number).state.is_finished():
+        if not self._run.journal.trial(number).state.is_finished():
             self._end(number, TrialState.FAIL, {FAILURE: reason})
 
     def _end(self, number: int, state: TrialState, attributes: Mapping[str, Any], value: float | None = None) -> None:
         """Ends a trial. Its attributes are written first, so that a later driver can end it if this one is killed."""
-        self._gate.finished(number)
-        seconds = self._logs.seconds(number)
-        self._journal.set(number, COST, seconds)
+        self._run.stage1.finished(number)
+        seconds = self._run.logs.seconds(number)
+        self._run.journal.set(number, COST, seconds)
         if state == TrialState.COMPLETE:
-            self._journal.set(number, STAGE2_COST, seconds.get("stage2", 0.0))
-            if number in self._started and REUSED in self._journal.trial(number).user_attrs:
-                self._journal.set(number, REUSE_COST, time.monotonic() - self._started.pop(number))
+            self._run.journal.set(number, STAGE2_COST, seconds.get("stage2", 0.0))
+            if number in self._started and REUSED in self._run.journal.trial(number).user_attrs:
+                self._run.journal.set(number, REUSE_COST, time.monotonic() - self._started.pop(number))
         for name, attribute in attributes.items():
-            self._journal.set(number, name, attribute)
-        self._journal.tell(number, state, value)
-        self._callback.on_trial_end(number)
+            self._run.journal.set(number, name, attribute)
+        self._run.journal.tell(number, state, value)
+        self._run.callback.on_trial_end(number)
 
 
 def end_decided_trials(journal: Journal, rungs: Iterable[Rung]) -> None:
@@ -98,15 +86,12 @@ def end_decided_trials(journal: Journal, rungs: Iterable[Rung]) -> None:
 class GiveUpRule:
     """Decides whether a search is hopeless, because its first trials all fail.
 
-    Args:
-        journal: the run's journal. Failures that it already holds do not count: the user may have mended their cause.
-        logs: the trials' step logs.
+    Failures that the journal already holds do not count: the user may have corrected their cause.
     """
 
-    def __init__(self, journal: Journal, logs: TrialLogs) -> None:
-        self._journal = journal
-        self._logs = logs
-        self._ended_before = {trial.number for trial in journal.started() if trial.state.is_finished()}
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._ended_before = {trial.number for trial in run.journal.started() if trial.state.is_finished()}
         self._any_finished = False
 
     def reason(self) -> str | None:
@@ -117,19 +102,19 @@ class GiveUpRule:
         """
         if self._any_finished:
             return None
-        trials = self._journal.started()
+        trials = self._run.journal.started()
         self._any_finished = any(trial.state == TrialState.COMPLETE for trial in trials)
         if self._any_finished:
             return None
         failed = [trial for trial in trials if trial.state == TrialState.FAIL]
         new = [trial for trial in failed if trial.number not in self._ended_before]
-        enough = min(FAILURES_TO_GIVE_UP, (target_trials(self._journal) or 0) - len(self._ended_before))
+        enough = min(FAILURES_TO_GIVE_UP, (target_trials(self._run.journal) or 0) - len(self._ended_before))
         if not new or len(new) < enough:
             return None
         first = new[: max(enough, 1)]
         if any(trial.state == TrialState.RUNNING and trial.number < first[-1].number for trial in trials):
             return None
-        reached = sorted(self._logs.last_step(trial.number) for trial in new)[-len(first)]
-        if any(self._logs.last_step(trial.number) > reached for trial in trials if trial.state != TrialState.FAIL):
+        reached = sorted(self._run.logs.last_step(trial.number) for trial in new)[-len(first)]
+        if any(self._run.logs.last_step(trial.number) > reached for trial in trials if trial.state != TrialState.FAIL):
             return None
         return TrialRecord.of(first[0]).failure or "no reason was given"

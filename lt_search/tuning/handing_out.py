@@ -17,14 +17,9 @@ from lt_search.storage.trial_config import claim_trial_folder
 from lt_search.training.inputs import TrialJob
 
 if TYPE_CHECKING:
-    from lt_search.config.spec import RunSpec
-    from lt_search.storage.files import FolderStore
-    from lt_search.storage.journal import Journal
     from lt_search.tuning.ending import TrialEnding
     from lt_search.tuning.judging import ReportJudge
-    from lt_search.tuning.run_log import RunLog
-    from lt_search.tuning.stage1_scheduling import Stage1Scheduler
-    from lt_search.tuning.trial_logs import TrialLogs
+    from lt_search.tuning.run_context import RunContext
 
 INVALID = "invalid"
 """Address of a stage 1 whose fields exclude each other."""
@@ -34,47 +29,27 @@ class TrialQueue:
     """The trials of a run that are to be trained.
 
     Args:
-        spec: the run.
-        journal: the run's journal, opened with its sampler.
-        store: the run's files.
-        logs: the trials' step logs.
-        gate: schedules stage-1 runs.
+        run: the running search.
         judge: records reports, also those of a trial that ends without training.
         ending: notes when trials that reuse an artefact began.
         compute: on what trials are computed, see `lt_search.storage.addresses.compute_kind`.
-        log: the run's log.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        journal: Journal,
-        store: FolderStore,
-        logs: TrialLogs,
-        gate: Stage1Scheduler,
-        judge: ReportJudge,
-        ending: TrialEnding,
-        compute: str,
-        log: RunLog,
-    ) -> None:
-        self._spec = spec
-        self._journal = journal
-        self._store = store
-        self._logs = logs
-        self._gate = gate
+    def __init__(self, run: RunContext, judge: ReportJudge, ending: TrialEnding, compute: str) -> None:
+        self._run = run
         self._judge = judge
         self._ending = ending
         self._compute = compute
-        self._log = log
+        spec = run.spec
         self._base = flatten(spec.config)
         self._end_of_stage1 = Rung(1, spec.stage_lengths[0])
         self._searches_stage1 = any(parameter.stage == "stage1" for parameter in spec.parameters.values())
-        self._waiting = [trial.number for trial in journal.unfinished()]
+        self._waiting = [trial.number for trial in run.journal.unfinished()]
         """Trials that were proposed and are not being trained: by number, the first to be handed out first."""
         self.awaited: dict[int, str] = {}
         """Addresses of those among them that wait for a stage-1 run of another trial, by number."""
         if spec.search:
-            journal.study.enqueue_trial(spec.first_values(), skip_if_exists=True)
+            run.journal.study.enqueue_trial(spec.first_values(), skip_if_exists=True)
 
     @property
     def exhausted(self) -> bool:
@@ -92,14 +67,14 @@ class TrialQueue:
             if job is not None:
                 return job
         while not self._all_proposed and self._may_propose(free):
-            job = self._start(self._journal.study.ask().number)
+            job = self._start(self._run.journal.study.ask().number)
             if job is not None:
                 return job
         return None
 
     @property
     def _all_proposed(self) -> bool:
-        return len(self._journal.started()) >= (target_trials(self._journal) or 0)
+        return len(self._run.journal.started()) >= (target_trials(self._run.journal) or 0)
 
     def _may_propose(self, free: int) -> bool:
         """Whether another proposal may find work, where those that wait did not.
@@ -111,22 +86,24 @@ class TrialQueue:
 
     def _start(self, number: int) -> TrialJob | None:
         """Hands a trial out, lets it wait for its stage 1, or ends it where that stage-1 run was stopped before."""
-        drawn = propose(self._journal.live_trial(number), self._spec.parameters, self._base)
-        config = self._spec.resolve(drawn)
-        if claim_trial_folder(self._store, number, config):
-            self._logs.forget(number)
-        record = TrialRecord.of(self._journal.trial(number))
+        drawn = propose(self._run.journal.live_trial(number), self._run.spec.parameters, self._base)
+        config = self._run.spec.resolve(drawn)
+        if claim_trial_folder(self._run.store, number, config):
+            self._run.logs.forget(number)
+        record = TrialRecord.of(self._run.journal.trial(number))
         today = self._address(drawn)
         if record.address is None:
-            self._journal.set(number, ADDRESS, today)
+            self._run.journal.set(number, ADDRESS, today)
         address = record.address or today
         # A run may go on with other threads or code than it proposed a trial with: it shares no stage 1 then.
-        shared = self._gate.shares and address == today != INVALID
+        shared = self._run.stage1.shares and address == today != INVALID
         if not shared:
             self._judge.unshared.add(number)
-        needs_stage1 = self._logs.last_step(number) < self._end_of_stage1 or not checkpoint_files(self._store, number)
+        needs_stage1 = self._run.logs.last_step(number) < self._end_of_stage1 or not checkpoint_files(
+            self._run.store, number
+        )
         stopped = self._reports_until_stopped(record, address) if shared else []
-        if shared and needs_stage1 and not stopped and not self._gate.admit(number, address):
+        if shared and needs_stage1 and not stopped and not self._run.stage1.admit(number, address):
             self.awaited[number] = address
             if number not in self._waiting:
                 self._waiting.append(number)
@@ -135,12 +112,12 @@ class TrialQueue:
         if number in self._waiting:
             self._waiting.remove(number)
         for report in stopped:
-            self._judge.record_step(self._journal.trial(number), report)
+            self._judge.record_step(self._run.journal.trial(number), report)
         if stopped:
             return None
         attempt = record.attempts + 1
-        self._journal.set(number, ATTEMPT, attempt)
-        stored = shared and (bool(record.reused_from) or self._gate.stored(address))
+        self._run.journal.set(number, ATTEMPT, attempt)
+        stored = shared and (bool(record.reused_from) or self._run.stage1.stored(address))
         if stored and attempt == 1:
             self._ending.time_reuse(number)
         return TrialJob(number, attempt, config, address if shared else "", self._compute, stored)
@@ -150,21 +127,21 @@ class TrialQueue:
 
         Trained again, it would come to the same rungs with the same values and get the same decisions.
         """
-        rungs = [rung for rung in self._spec.rung_list if rung < self._end_of_stage1]
+        rungs = [rung for rung in self._run.spec.rung_list if rung < self._end_of_stage1]
         decisions = self._judge.first_decisions
         ahead = (rung for rung in rungs if rung not in trial.rungs)
         at = next((rung for rung in ahead if decisions.get((rung, address)) is Decision.STOP), None)
-        if at is None or self._gate.stored(address):
+        if at is None or self._run.stage1.stored(address):
             return []
-        first = next(other.number for other in records_of(self._journal.trials()) if _first_at(other, at, address))
-        known = {report.rung: report for report in read_reports(self._store, first) if report.value is not None}
+        first = next(other.number for other in records_of(self._run.journal.trials()) if _first_at(other, at, address))
+        known = {report.rung: report for report in read_reports(self._run.store, first) if report.value is not None}
         passed = [rung for rung in rungs if rung <= at]
         if not known.keys() >= set(passed):
             return []  # a line of its log was cut off by a kill
-        self._log.write(
+        self._run.log.write(
             f"trial {trial.number} ends at {at} untrained: trial {first} was stopped there with the same stage 1"
         )
-        trainer = trainer_of(self._store, first)
+        trainer = trainer_of(self._run.store, first)
         reports = [
             replace(known[rung], number=trial.number, attempt=trial.attempts, seconds=0.0, warning=None)
             for rung in passed
@@ -173,7 +150,7 @@ class TrialQueue:
 
     def _address(self, drawn: Mapping[str, Any]) -> str:
         try:
-            return stage1_address(self._spec, drawn, self._compute)
+            return stage1_address(self._run.spec, drawn, self._compute)
         except ValueError:
             return INVALID  # the trial reports it as its failure
 

@@ -24,14 +24,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from lt_search.config.spec import RunSpec
-    from lt_search.results.callbacks import SearchCallback
-    from lt_search.storage.files import FolderStore
-    from lt_search.storage.journal import Journal
     from lt_search.storage.records import StepReport
     from lt_search.tuning.ending import TrialEnding
-    from lt_search.tuning.run_log import RunLog
-    from lt_search.tuning.stage1_scheduling import Stage1Scheduler
-    from lt_search.tuning.trial_logs import TrialLogs
+    from lt_search.tuning.run_context import RunContext
 
 
 class ReportJudge:
@@ -41,37 +36,16 @@ class ReportJudge:
     followed by another one.
 
     Args:
-        spec: the run.
-        journal: the run's journal.
-        store: the run's files.
-        logs: the trials' step logs.
-        gate: schedules stage-1 runs.
+        run: the running search.
         ending: ends trials.
-        callback: its `on_step` is called with every new report.
-        log: the run's log.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        journal: Journal,
-        store: FolderStore,
-        logs: TrialLogs,
-        gate: Stage1Scheduler,
-        ending: TrialEnding,
-        callback: SearchCallback,
-        log: RunLog,
-    ) -> None:
-        self._spec = spec
-        self._journal = journal
-        self._store = store
-        self._logs = logs
-        self._gate = gate
+    def __init__(self, run: RunContext, ending: TrialEnding) -> None:
+        self._run = run
         self._ending = ending
-        self._callback = callback
-        self._log = log
+        spec = run.spec
         self._end_of_stage1 = Rung(1, spec.stage_lengths[0])
-        trials = records_of(journal.trials())
+        trials = records_of(run.journal.trials())
         self._machine = RungMachine(spec.rung_list, spec.eta, enabled=spec.prune)
         self._machine.restore(rung_records(trials, spec.rung_list))
         self.first_decisions = first_decisions(trials)
@@ -84,7 +58,7 @@ class ReportJudge:
 
     def record(self, report: StepReport) -> Decision:
         """Records a worker's report of a trial that has not ended, with the steps that it brings along."""
-        trial = self._journal.trial(report.number)
+        trial = self._run.journal.trial(report.number)
         if report.warning is not None:
             self._warn_once(trial.user_attrs.get(ADDRESS, ""), report.warning)
         if report.failure is not None:
@@ -92,7 +66,7 @@ class ReportJudge:
             return Decision.STOP
         if report.stage1_seconds is not None and STAGE1_COST not in trial.user_attrs:
             self._note_reuse(report)
-            self._journal.set(report.number, STAGE1_COST, report.stage1_seconds)
+            self._run.journal.set(report.number, STAGE1_COST, report.stage1_seconds)
         for step in (*report.history, replace(report, history=[])):
             if self.record_step(trial, step) is Decision.STOP:
                 return Decision.STOP
@@ -101,12 +75,12 @@ class ReportJudge:
     def record_step(self, trial: FrozenTrial, report: StepReport) -> Decision:
         """Records one step, and ends its trial where a rung stops it or the step was the last."""
         number = report.number
-        if report.rung > self._logs.last_step(number):
-            self._logs.append(report)
-            self._callback.on_step(report)
-        step = optuna_step(self._spec, report.rung)
+        if report.rung > self._run.logs.last_step(number):
+            self._run.logs.append(report)
+            self._run.callback.on_step(report)
+        step = optuna_step(self._run.spec, report.rung)
         if report.value is not None and step not in trial.intermediate_values:
-            self._journal.report(number, step, report.value)
+            self._run.journal.report(number, step, report.value)
         self._note_stage1(trial, report)
         decision = self._judge(trial, report)
         if decision is Decision.STOP:
@@ -132,40 +106,40 @@ class ReportJudge:
             peers=verdict.peers,
             cut=verdict.cut,
             counts=verdict.first,
-            head_value=report.scalars.get(self._spec.metric) if rung.stage == 1 else None,
+            head_value=report.scalars.get(self._run.spec.metric) if rung.stage == 1 else None,
         )
-        self._journal.set(trial.number, rung_attribute(rung), entry.to_attribute())
+        self._run.journal.set(trial.number, rung_attribute(rung), entry.to_attribute())
         return entry.decision
 
     def _note_reuse(self, report: StepReport) -> None:
         """Notes whose artefact a trial uses, unless it is its own, published just before its worker was killed."""
         trainer = report.reused_from or ""
-        if was_trained_by(trainer, self._store, report.number):
+        if was_trained_by(trainer, self._run.store, report.number):
             return
-        self._journal.set(report.number, REUSED, shown_trainer(trainer))
+        self._run.journal.set(report.number, REUSED, shown_trainer(trainer))
         saved = f"{show_duration(report.stage1_seconds or 0.0)} saved"
-        self._log.write(
+        self._run.log.write(
             f"trial {report.number} starts at stage 2: it reuses stage 1 of {shown_trainer(trainer)}, {saved}"
         )
 
     def _note_stage1(self, trial: FrozenTrial, report: StepReport) -> None:
-        """Reports the progress of a stage-1 run to the gate, and its cost to the journal when it has ended."""
+        """Reports the progress of a stage-1 run to its scheduler, and its cost to the journal when it has ended."""
         number = report.number
         if report.rung < self._end_of_stage1:
             if report.reused_from is None and number not in self.unshared:
-                self._gate.training(number, trial.user_attrs[ADDRESS])
+                self._run.stage1.training(number, trial.user_attrs[ADDRESS])
             return
-        self._gate.finished(number)
+        self._run.stage1.finished(number)
         if report.rung == self._end_of_stage1 and report.reused_from is None and report.warning is None:
             self._warned.discard(trial.user_attrs[ADDRESS])
         if STAGE1_COST not in trial.user_attrs and report.stage1_seconds is None:
-            self._journal.set(number, STAGE1_COST, self._logs.seconds(number).get("stage1", 0.0))
+            self._run.journal.set(number, STAGE1_COST, self._run.logs.seconds(number).get("stage1", 0.0))
 
     def _warn_once(self, address: str, text: str) -> None:
         """Passes a warning about a stage-1 artefact on; of several trials that met the same damage, the first one's."""
         if address not in self._warned:
             self._warned.add(address)
-            self._log.warn(text)
+            self._run.log.warn(text)
 
 
 def optuna_step(spec: RunSpec, rung: Rung) -> int:
