@@ -15,7 +15,7 @@ the name. Each part prints ours, a named baseline measured in the same call, and
 - ask: one proposal on a study of 1,000 trials in a run's kind of journal, all that it writes there included. Baseline:
   Optuna's multivariate TPE itself, on the same study. Bar: at most 1.5x. In one study half of the trials repeat the
   stage 1 of the one before, as a search with `StagedSampler` does. The other one is a search with it whose stage 2 has
-  four values in all, three of them under a condition, so that most stage 1s have none left to try.
+  four values in all, three of them under a condition, so that most stage-1 configurations have none left to try.
 """
 
 from __future__ import annotations
@@ -331,7 +331,7 @@ def suggest_few(trial: optuna.Trial) -> None:
 
 
 def study_of_few(trials: int) -> optuna.Study:
-    """A study in memory by `StagedSampler` itself, a stage 1 costing 20 stage 2s."""
+    """A study in memory by `StagedSampler` itself, stage 1 costing 20 times stage 2."""
     study = optuna.create_study(direction="maximize", sampler=few_sampler())
     for number in range(trials):
         trial = study.ask()

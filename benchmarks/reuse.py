@@ -16,7 +16,7 @@ Bars: with E-steps off, at least 8x the configurations trained to the end per co
 is fixed (`*-stage2`), at least 80 % of the bound (start + stage 1 + stage 2) / stage 2, measured in the same call.
 Start and stage 1 are the baseline's. Stage 2 is timed in the baseline's code too, but on configurations that ours
 trained, for with hundreds of them it draws others than the baseline with a few, dearer or cheaper; so the share of the
-bound is that of the core time which the plain code would take for our stage 2s alone. `ratio / bound`, beside it,
+bound is that of the core time which the plain code would take for our stage-2 runs alone. `ratio / bound`, beside it,
 divides the one printed number by the other, so that how dear the baseline's few configurations were enters, too. The
 baseline's rate is taken up to the last configuration that it ended, so that what its cores had in hand when time was up
 is not lost to it. The bound assumes one stage 1 for all configurations, so a space that searches both stages cannot
@@ -325,7 +325,7 @@ def _fresh_cache() -> Iterator[None]:
 
 @contextmanager
 def _ray_defaults() -> Iterator[None]:
-    """Takes back the settings of Ray Tune that our own searches make in this process, but for who hears Ctrl-C."""
+    """Takes back the settings of Ray Tune that our own searches make in this process, but for the handler of Ctrl-C."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("TUNE_")}
     for name in ours:
         del os.environ[name]
@@ -420,7 +420,7 @@ def more_configurations(plain: Outcome, ours: Outcome) -> float:
 
 
 def share_of_bound(ours: Outcome) -> float:
-    """Our rate over 1 / stage 2, that of a harness which pays nothing but plain stage 2s of the same configurations."""
+    """Our rate over 1 / stage 2, that of a harness which pays nothing but plain stage-2 runs of the same configurations."""
     return ours.per_core_second * ours.stage2
 
 

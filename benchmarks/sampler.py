@@ -77,7 +77,7 @@ class Problem:
     """The first trial's distance from the best values, in each number, where it is not drawn: a paper's values."""
 
     def cost(self, x1: Vector) -> float:
-        """A stage 1's cost in stage 2s."""
+        """Cost of stage 1 over that of stage 2."""
         return self.ratio if self.stage1_cost is None else self.ratio * self.stage1_cost(x1)
 
 

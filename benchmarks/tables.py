@@ -99,7 +99,7 @@ def arguments(description: str, rows: Sequence[Row]) -> argparse.ArgumentParser:
 def positive(given: str) -> int:
     """A whole number from 1 on, as the command line gives it."""
     if not given.isdecimal() or int(given) < 1:
-        raise argparse.ArgumentTypeError(f"{given!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{given!r} is not an integer from 1 on")
     return int(given)
 
 

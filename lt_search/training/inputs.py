@@ -70,7 +70,7 @@ class RunInputs:
     run_folder: str
     """Absolute path of the run, for checkpoints."""
     stage_storage: str | None = None
-    """Absolute path of the storage whose stage 1s the run shares; None: each trial trains its own."""
+    """Absolute path of the storage whose stage-1 artefacts the run shares; None: each trial trains its own."""
     source: str | None = None
     """The trainer's code that addresses are made with, see `lt_search.storage.trainer_source`."""
 
@@ -130,7 +130,7 @@ class LoadedInputs:
 
     @cached_property
     def stages(self) -> StageStore | None:
-        """Where stage 1s are shared; None where they are not."""
+        """The store of shared stage-1 artefacts; None where they are not shared."""
         storage = self.inputs.stage_storage
         return None if storage is None else StageStore(FolderStore(Path(storage)))
 

@@ -49,8 +49,8 @@ def test_the_table_has_means_over_seeds_and_differences_to_the_first_row(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--seeds", "0"), "'0' is no whole number from 1 on"),
-        (("--trials", "-1"), "'-1' is no whole number from 1 on"),
+        (("--seeds", "0"), "'0' is not an integer from 1 on"),
+        (("--trials", "-1"), "'-1' is not an integer from 1 on"),
         (("--folder", "typo"), "typo has no labels.csv"),
     ],
 )

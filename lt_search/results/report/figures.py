@@ -46,7 +46,7 @@ _HALF, _FULL = 5.9, 12.2
 _RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.parse_math": False,  # a class name with two $ is no formula
+    "text.parse_math": False,  # a $ in a class name is literal
     "svg.fonttype": "none",  # text stays text: small, sharp, selectable
     "axes.edgecolor": _PALE,
     "axes.labelcolor": _INK,

@@ -80,7 +80,7 @@ def test_a_worker_killed_after_any_step_is_followed_by_one_that_gives_the_same_r
             first.advance()
         second = [_plain(report) for report in _to_the_end(_session(own, tiny_spec, attempt=2))]
         assert second == whole[len(whole) - len(second) :]
-        assert len(second) >= len(whole) - killed_after + 1, "the last known step is told again"
+        assert len(second) >= len(whole) - killed_after + 1, "the last known step is reported again"
 
 
 def test_a_complete_checkpoint_only_reports(inputs: RunInputs, tiny_spec: RunSpec) -> None:

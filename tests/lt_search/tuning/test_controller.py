@@ -216,7 +216,7 @@ def test_the_final_report_is_found_in_the_checkpoint_where_the_log_lost_its_line
 
 
 def _finish(driver: Driver, trials: int) -> None:
-    """Finishes trials whose probe foretells nothing at step 1 and all at step 3; large errors stop none."""
+    """Finishes trials whose probe score is unrelated to the final objective at step 1 and equals it at step 3; large errors stop none."""
     for _ in range(trials):
         number = driver.job().number
         final = 0.5 + 0.01 * number
@@ -507,7 +507,7 @@ def test_a_trial_that_goes_on_with_other_threads_shares_no_stage_1(tiny_spec: Ru
     assert job.config == first.config
     again.controller.observe(report(job.number, 1, 1))
     other = again.job()
-    assert other.address, "those that are proposed now share stage 1s of their own kind"
+    assert other.address, "those that are proposed now share stage-1 artefacts of their own kind"
     assert other.compute == "cpu:2"
 
 
@@ -560,7 +560,7 @@ def test_without_reuse_nobody_waits(tiny_spec: RunSpec, tmp_path: Path) -> None:
 
 
 def _stop_one(driver: Driver) -> TrialJob:
-    """Trains three stage 1s in turn; the third one is stopped at the second rung, and is to be proposed again."""
+    """Trains three stage-1 configurations in turn; the third one is stopped at the second rung, and is to be proposed again."""
     for value in (0.8, 0.7, 0.1):
         job = driver.job()
         for step in (1, 2, 3):
