@@ -420,7 +420,7 @@ def more_configurations(plain: Outcome, ours: Outcome) -> float:
 
 
 def share_of_bound(ours: Outcome) -> float:
-    """Our rate over 1 / stage 2, that of a harness which pays nothing but plain stage-2 runs of the same configurations."""
+    """Our rate over 1 / stage 2, that of a harness that only pays stage-2 runs of the same configurations."""
     return ours.per_core_second * ours.stage2
 
 

@@ -9,7 +9,7 @@ For each seed: a search as users run it (TPE, stage-wise pruning), and a random 
 where it has taken the same training time. Compared on the test split, on the same images, with intervals from paired
 bootstrap resamples: the tuned winner, the random search's winner, and the first trial, which has the paper's values.
 Each of the three is trained again from its config, which also gives stage 1's own head. The trials of the random
-search, none of them pruned, show the rank correlation of the stage-1 probe and of the stage-1 head with the final objective.
+search, none of them pruned, show the rank correlation of stage-1 probe and head with the final value.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def test_the_final_report_is_found_in_the_checkpoint_where_the_log_lost_its_line
 
 
 def _finish(driver: Driver, trials: int) -> None:
-    """Finishes trials whose probe score is unrelated to the final objective at step 1 and equals it at step 3; large errors stop none."""
+    """Finishes trials whose probe is unrelated to the final objective at step 1, not at step 3; large errors stop none."""
     for _ in range(trials):
         number = driver.job().number
         final = 0.5 + 0.01 * number
@@ -560,7 +560,7 @@ def test_without_reuse_nobody_waits(tiny_spec: RunSpec, tmp_path: Path) -> None:
 
 
 def _stop_one(driver: Driver) -> TrialJob:
-    """Trains three stage-1 configurations in turn; the third one is stopped at the second rung, and is to be proposed again."""
+    """Trains three stage-1 configurations; the third one is stopped at the second rung, and is to be proposed again."""
     for value in (0.8, 0.7, 0.1):
         job = driver.job()
         for step in (1, 2, 3):
