@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from lt_search.data.readers.odir5k import ODIR5K
 from lt_search.data.readers.published import Published
 from lt_search.data.readers.skin7 import SKIN7
 from lt_search.data.table import Dataset
-from lt_search.errors import Problem, Problems, UserError
+from lt_search.errors import Problem, Problems, UserError, did_you_mean
 from trainers.task import Task
 
 PLACE = "--dataset"
@@ -81,14 +80,8 @@ def load_dataset(
         fix = f"give its table: {tables[0]}" if tables else "give the path of a CSV file"
         raise UserError(Problem(PLACE, f"{name_or_csv!r} is a folder", fix))
     known = [*BUNDLED, *PUBLISHED]
-    close = difflib.get_close_matches(name, known, n=1)
-    raise UserError(
-        Problem(
-            PLACE,
-            f"unknown data set {name_or_csv!r}",
-            (f"did you mean {close[0]!r}? " if close else "") + f"use {', '.join(known)}, or the path of a CSV file",
-        )
-    )
+    fix = did_you_mean(name, known, f"use {', '.join(known)}, or the path of a CSV file")
+    raise UserError(Problem(PLACE, f"unknown data set {name_or_csv!r}", fix))
 
 
 def _load_published(address: str, data_root: Path | None, split_seed: int) -> Dataset:

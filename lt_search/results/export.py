@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lt_search.config.command_line import resume_command
 from lt_search.config.spec import RunSpec
 from lt_search.errors import Problem, UserError
 from lt_search.results.summary import summarise
@@ -52,7 +53,9 @@ def export_best(spec: RunSpec, store: FolderStore, summary: RunSummary, folder: 
         UserError: if no trial has finished, or the best one has no sound weights.
     """
     if summary.best is None:
-        raise UserError(Problem("export", "no trial of this run has finished", "go on with the run: --resume"))
+        raise UserError(
+            Problem("export", "no trial of this run has finished", f"resume it: {resume_command(store.root)}")
+        )
     return export_trial(spec, store, summary, summary.best, folder)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lt_search.config.command_line import resume_command
 from lt_search.errors import Problem, UserError
 from lt_search.locks import held, is_held
 from lt_search.storage.files import sync_folder
@@ -51,7 +52,7 @@ class NoTrialsYetError(UserError):
     """A run whose journal was not begun, and that has no trials."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(Problem(str(path.parent), "has no trials yet", f"go on with it: --resume {path.parent.name}"))
+        super().__init__(Problem(str(path.parent), "has no trials yet", f"resume it: {resume_command(path.parent)}"))
 
 
 class DamagedJournalError(UserError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import time
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from lt_search.config.command_line import resume_command
 from lt_search.config.names import numbered_stem, run_name_problem
 from lt_search.config.spec import DIGEST, RunSpec, check_digest, spec_digest
 from lt_search.config.validation import read_yaml, validation_problems
-from lt_search.errors import Problem, UserError
+from lt_search.errors import Problem, UserError, did_you_mean
 from lt_search.storage.files import FolderStore
 from lt_search.storage.provenance import RUN_ID
 
@@ -97,9 +97,8 @@ def open_run(storage: FolderStore, name: str, place: str = "--resume") -> tuple[
         raise UserError(Problem(place, f"{name!r} is a comparison", f"name one of its runs, {name}/ROW; found: {rows}"))
     if not store.exists(SPEC):
         names = run_names(storage)
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"runs found: {', '.join(names) or 'none'}"
-        raise UserError(Problem(place, f"{name!r} is not a run in {storage.root} (it has no {SPEC})", hint))
+        fix = did_you_mean(name, names, f"runs found: {', '.join(names) or 'none'}")
+        raise UserError(Problem(place, f"{name!r} is not a run in {storage.root} (it has no {SPEC})", fix))
     content, path = _read_spec(store), str(store.path(SPEC))
     check_digest(content, content.pop(PROVENANCE, None), path)
     try:
@@ -162,7 +161,9 @@ def _taken(storage: FolderStore, name: str, spec: RunSpec) -> Problem:
     except UserError:
         return Problem("--name", f"{storage.path(name)} exists and is not a run", "give another name")
     if existing == spec:
-        return Problem("--name", f"the run {name!r} exists with the same spec", f"go on with it: --resume {name}")
+        return Problem(
+            "--name", f"the run {name!r} exists with the same spec", f"resume it: {resume_command(storage.path(name))}"
+        )
     changed = sorted(
         key for key in RunSpec.model_fields if getattr(existing, key) != getattr(spec, key) and key != "notes"
     )

@@ -84,7 +84,7 @@ def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_p
     ("argv", "message"),
     [
         (["--space", "ldrnett"], "did you mean ldrnet?"),
-        (["--space", "ldrnet", "--dataset", "digitsml"], "did you mean 'digits-ml'?"),
+        (["--space", "ldrnet", "--dataset", "digitsml"], "did you mean digits-ml?"),
         (["--space", "ldrnet", "--dataset", "digits-lt"], "takes multi-label data"),
         (["--space", "ldrnet", "--metric", "mPA"], "did you mean mAP?"),
         (["--space", "ldrnet", "--metric", "macro_ece"], "'macro_ece' is better when smaller"),

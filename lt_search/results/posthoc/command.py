@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lt_search.config.command_line import command, resume_command
 from lt_search.data.workers import progress_bar
 from lt_search.errors import ExitCode, Problem, UserError
 from lt_search.locks import held
@@ -114,7 +115,7 @@ def _tune(
     with _writing(folder):
         if found.adopted:
             _keep(folder, spec, summary, exports, found, data)
-            outcome = f"kept in {folder.root}; score it: lt-search evaluate {folder.root}"
+            outcome = f"kept in {folder.root}; score it: {command('evaluate', folder.root)}"
         else:
             outcome = f"nothing is adopted: {run.path('best')} stays the model to use"
             if _keep_earlier(folder, finished, found.own):
@@ -144,7 +145,7 @@ def _best_models(run: FolderStore, spec: RunSpec, summary: RunSummary, count: in
     there = [trial for trial in summary.leaderboard if checkpoint_files(run, trial.number)][:count]
     if not there:
         what = "has no finished trial whose weights are kept"
-        raise UserError(Problem(run.root.name, what, f"go on with the run: --resume {run.root.name}"))
+        raise UserError(Problem(run.root.name, what, f"resume it: {resume_command(run.root)}"))
     folders = [f"{POSTHOC}/{model_folder(trial.number)}" for trial in there]
     return [
         read_export(export_trial(spec, run, summary, trial, folder))

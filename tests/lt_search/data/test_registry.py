@@ -24,7 +24,7 @@ def test_every_task_has_a_bundled_data_set(task: Task) -> None:
 def test_unknown_names_are_answered_with_all_and_the_closest() -> None:
     message = message_of("digit-lt")
     assert "--dataset: unknown data set 'digit-lt'" in message
-    assert "did you mean 'digits-lt'?" in message
+    assert "did you mean digits-lt?" in message
     assert all(name in message for name in (*BUNDLED, *PUBLISHED))
 
 
@@ -46,7 +46,7 @@ def test_published_data_needs_its_folder_and_a_variant_that_is_not_empty(name: s
 
 
 def test_a_misspelled_published_name_is_answered_with_the_right_one() -> None:
-    assert "did you mean 'nih-cxr14'?" in message_of("nih_cxr14")
+    assert "did you mean nih-cxr14?" in message_of("nih_cxr14")
 
 
 def test_reading_tables_does_not_import_torch_or_ray() -> None:

@@ -216,7 +216,7 @@ def test_the_final_report_is_found_in_the_checkpoint_where_the_log_lost_its_line
 
 
 def _finish(driver: Driver, trials: int) -> None:
-    """Finishes trials whose probe is unrelated to the final objective at step 1, not at step 3; large errors stop none."""
+    """Finishes trials whose probe is unrelated to the final objective at step 1 alone; large errors stop none."""
     for _ in range(trials):
         number = driver.job().number
         final = 0.5 + 0.01 * number
