@@ -160,10 +160,7 @@ def tuned_before(store: FolderStore, summary: RunSummary) -> list[str]:
 
 def _read_tuned(store: FolderStore) -> dict[str, Any]:
     """The file of post-hoc settings; empty where it cannot be read."""
-    try:
-        content = yaml.safe_load(store.read(f"{POSTHOC}/{SETTINGS}"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
+    content = _readable(lambda: yaml.safe_load(store.read(f"{POSTHOC}/{SETTINGS}")))
     return content if isinstance(content, dict) else {}
 
 
@@ -200,7 +197,7 @@ def _readable(read: Callable[[], T]) -> T | None:
     """What `read` returns; None where its file is damaged or cannot be opened."""
     try:
         return read()
-    except (OSError, ValueError):
+    except (OSError, ValueError, yaml.YAMLError, UserError):
         return None
 
 
