@@ -159,10 +159,7 @@ def tuned_before(store: FolderStore, summary: RunSummary) -> list[str]:
 
 def _read_tuned(store: FolderStore) -> dict[str, Any]:
     """The file of post-hoc settings; empty where it cannot be read."""
-    try:
-        content = yaml.safe_load(store.read(f"{POSTHOC}/{SETTINGS}"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
+    content = _readable(lambda: yaml.safe_load(store.read(f"{POSTHOC}/{SETTINGS}")))
     return content if isinstance(content, dict) else {}
 
 
@@ -199,7 +196,7 @@ def _readable(read: Callable[[], T]) -> T | None:
     """What `read` returns; None where its file is damaged or cannot be opened."""
     try:
         return read()
-    except (OSError, ValueError):
+    except (OSError, ValueError, yaml.YAMLError, UserError):
         return None
 
 
@@ -224,25 +221,23 @@ def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | N
     final = _readable(lambda: final_report(store, best.number, spec.resolve(best.params)))
     if final is None:
         return None
-    errors = final.score_errors
+    groups = class_groups(spec.data.train_counts)
+    group_of = {index: name for name, members in groups.items() for index in members}
     values = final.per_class.get(spec.metric, [])
-    class_errors = errors.get("per_class", [None] * len(values))
-    group_of = {i: name for name, members in class_groups(spec.data.train_counts).items() for i in members}
+    class_errors = final.score_errors.get("per_class", [None] * len(values))
+    group_errors = final.score_errors.get("groups", {})
     classes = [
-        ClassScore(
-            name,
-            group_of[index],
-            spec.data.train_counts[index],
-            None if value is None else Score(value, error),
-        )
+        ClassScore(name, group_of[index], spec.data.train_counts[index], None if value is None else Score(value, error))
         for index, (name, value, error) in enumerate(zip(spec.data.classes, values, class_errors, strict=False))
     ]
-    groups = {
-        name: Score(final.scalars[f"{spec.metric}_{name}"], error) for name, error in errors.get("groups", {}).items()
+    means = {
+        name: Score(final.scalars[key], group_errors[name])
+        for name, _ in groups.items()
+        if name in group_errors and (key := f"{spec.metric}_{name}") in final.scalars
     }
     assert best.value is not None
     overall = Score(best.value, best.standard_error)
-    return Winner(best.number, overall, groups, classes, METRICS[spec.metric].class_title)
+    return Winner(best.number, overall, means, classes, METRICS[spec.metric].class_title)
 
 
 def _importances(journal: Journal) -> dict[str, float]:

@@ -170,8 +170,8 @@ class ReportData:
 
     def counts(self) -> dict[TrialState, int]:
         """Number of trials by state, without states that no trial is in."""
-        found = Counter(trial.state for trial in self.trials)
-        return {state: found[state] for state in get_args(TrialState) if found[state]}
+        counts = Counter(trial.state for trial in self.trials)
+        return {state: counts[state] for state in get_args(TrialState) if counts[state]}
 
     def searched(self) -> list[str]:
         """All searched parameters, in order of first appearance."""

@@ -329,15 +329,14 @@ def learning_curves(data: ReportData, stage: int) -> str:
 
 
 def cost(data: ReportData) -> str:
-    """Time spent and saved, as parts of what the search would have taken."""
+    """Time spent and saved, as shares of the total."""
     parts = [
         ("spent", data.cost.spent, _BLUE),
         ("saved by pruning", data.cost.saved_by_pruning, _ORANGE),
         ("saved by reuse", data.cost.saved_by_reuse or 0.0, _GREEN),
     ]
-    whole = sum(seconds for _, seconds, _ in parts)
     units = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
-    unit, divisor = next((unit for unit in units if whole >= 2 * unit[1]), units[-1])
+    unit, divisor = next((unit for unit in units if data.cost.total >= 2 * unit[1]), units[-1])
     with _drawing("cost", "Time spent and saved", _FULL, 1.35) as (axes, done):
         left = 0.0
         for name, seconds, colour in parts:
@@ -360,7 +359,7 @@ _Ticks = list[tuple[float, str]]
 
 
 def _scale(name: str, data: ReportData) -> tuple[Callable[[Any], float], _Ticks]:
-    """Where on its axis a parameter's value goes, from 0 to 1, and the ticks of the axis."""
+    """Map from a parameter's value to its height on the axis, 0 to 1, and the ticks of the axis."""
     values = [trial.params[name] for trial in data.trials if name in trial.params]
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) == len(values) and all(math.isfinite(number) for number in numbers):
@@ -405,8 +404,8 @@ def _axis(axes: Axes, column: int, ticks: _Ticks) -> None:
 
 
 def _error(standard_error: float | None) -> float:
-    """A length to draw; an unknown error is drawn as none."""
-    return standard_error if standard_error is not None and math.isfinite(standard_error) else 0.0
+    """Length of an error bar; 0 where the standard error is unknown."""
+    return standard_error if known(standard_error) else 0.0
 
 
 def _in_lines(name: str) -> str:
@@ -423,7 +422,7 @@ def _short(text: str, length: int) -> str:
 
 @contextmanager
 def _drawing(name: str, title: str, width: float, height: float) -> Iterator[tuple[Axes, Callable[[], str]]]:
-    """Axes to draw on and, for after the block, a function that gives the SVG."""
+    """Axes to draw on, and a function that returns the SVG once the block has ended."""
     svg = ""
     with mpl.rc_context({**_RC, "svg.hashsalt": name}), warnings.catch_warnings():
         # A script that matplotlib has no font for is still right in the page: the reader's browser draws the text.

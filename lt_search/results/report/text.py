@@ -23,7 +23,7 @@ def parameter_text(value: object) -> str:
 
 def score_text(value: float | None, standard_error: float | None = None) -> str:
     """A score to four digits, with its standard error where that is known."""
-    if value is None or not math.isfinite(value):
+    if not known(value):
         return "–"
     return f"{value:.4f} ± {standard_error:.4f}" if known(standard_error) else f"{value:.4f}"
 
