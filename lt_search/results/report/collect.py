@@ -11,6 +11,7 @@ import yaml
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from lt_search.errors import UserError
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import METRICS
 from lt_search.pruning.rungs import Decision
