@@ -41,12 +41,16 @@ def sole_driver_of_sound(store: FolderStore) -> Iterator[None]:
     """
     with sole_driver(store.root):
         problems = Problems()
-        with suppress(NoTrialsYetError):
-            problems.collect(partial(Journal.reader, store.path(JOURNAL)))
+        problems.collect(partial(_check_journal, store.path(JOURNAL)))
         for number in sorted(trial_numbers(store.root)):
             problems.collect(partial(read_reports, store, number))
         problems.raise_if_any()
         yield
+
+
+def _check_journal(path: Path) -> None:
+    with suppress(NoTrialsYetError):
+        Journal.reader(path)
 
 
 def repair_journal(store: FolderStore) -> list[str]:

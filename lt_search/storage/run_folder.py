@@ -115,7 +115,7 @@ def _read_spec(store: FolderStore) -> dict[str, Any]:
         content = read_yaml(store.read(SPEC), path)
     except OSError as error:
         raise UserError(Problem(path, f"cannot be read: {error.strerror}", fix)) from error
-    if not isinstance(content, dict) or not isinstance(content.get(PROVENANCE, {}), dict):
+    if not isinstance(content, dict) or not isinstance(content.get(PROVENANCE) or {}, dict):
         raise UserError(Problem(path, "is not the mapping that was written", fix))
     return content
 
@@ -128,7 +128,7 @@ def find_folder(storage: FolderStore, name: str, marker: str) -> FolderStore:
 
 def read_provenance(store: FolderStore) -> dict[str, Any]:
     """The facts kept beside a run's spec."""
-    return dict(_read_spec(store).get(PROVENANCE, {}))
+    return dict(_read_spec(store).get(PROVENANCE) or {})
 
 
 def run_id(store: FolderStore) -> str:

@@ -19,7 +19,7 @@ def stage(value: float = 1.0, n: int = 4) -> StageOne:
         state={"model": {"weight": torch.full((n,), value)}, "optimizers": None, "lr": 0.1},
         features={"val": torch.arange(6.0).view(2, 3)},
         history=(
-            StepReport(7, 1, 1, 1, seconds=2.0, scalars={"loss": float("inf")}),
+            StepReport(7, 1, 1, 1, seconds=2.0, scalars={"loss": 2.5}),
             StepReport(7, 1, 1, 2, seconds=3.0, value=0.5),
         ),
         metric="mAP",

@@ -106,7 +106,7 @@ def test_a_name_that_is_merged_and_overridden_is_not_a_doubled_key() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("metric: mPA", "mine.yaml: metric: there is no metric 'mPA'"),
+        ("metric: mPA", "mine.yaml: metric: unknown metric 'mPA'"),
         ("trainer: trainers.base:TwoStageTrainer", "trainer: .*is incomplete: it lacks"),
         ("trainer: no_such_module:Mine", "cannot be imported.*\n.*PYTHONPATH"),
         (

@@ -114,7 +114,7 @@ def test_nothing_is_removed_where_the_journal_of_a_running_search_is_a_folder(
     with sole_driver(store.root):
         store.path(JOURNAL).mkdir()
         assert _run(stages, "prune", "--keep-gb", 0) == 1
-    assert "journal.log: cannot be read" in capsys.readouterr().out
+    assert "journal.log: cannot be opened" in capsys.readouterr().out
     assert stages.addresses() == [A]
 
 

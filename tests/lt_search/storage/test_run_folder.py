@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_search.config.spec import RunSpec
+from lt_search.config.spec import RunSpec, spec_digest
 from lt_search.errors import UserError
 from lt_search.storage.files import FolderStore
 from lt_search.storage.run_folder import COMPARISON, new_run, open_run, read_provenance, run_names, shared_storage
@@ -22,7 +22,7 @@ def test_a_run_is_read_back_with_its_provenance(tiny_spec: RunSpec, tmp_path: Pa
     new_run(storage, "mine", tiny_spec, {"git": "abc"})
     store, spec = open_run(storage, "mine")
     assert spec == tiny_spec
-    assert read_provenance(store) == {"git": "abc"}
+    assert read_provenance(store) == {"git": "abc", "spec_digest": spec_digest(tiny_spec.model_dump(mode="json"))}
     assert open_run(FolderStore(tmp_path), str(store.root))[1] == tiny_spec
 
 
