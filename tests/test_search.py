@@ -333,7 +333,7 @@ def test_a_trial_whose_worker_dies_once_goes_on_from_its_checkpoint(searches: Se
     searches.inline(*searches.new("a", "--trials", 1, "--set", f"stage1.die_once={died}"))
     assert died.exists()
     log = (searches.storage / "a" / "search.log").read_text()
-    assert "trial 0: its worker process died; a new one goes on with it" in log
+    assert "trial 0: its worker process died; restarted on a new worker" in log
     searches.inline(*searches.new("b", "--trials", 1))
     [recovered], [undisturbed] = searches.trials("a"), searches.trials("b")
     assert recovered.state is TrialState.COMPLETE

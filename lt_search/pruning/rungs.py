@@ -43,7 +43,7 @@ class Record:
     value: float
     """Objective on the validation split; larger is better; finite."""
     standard_error: float | None = 0.0
-    """Bootstrap standard error of `value`; None where it is not known, and then the value stops nobody."""
+    """Bootstrap standard error of `value`; None where it is not known, and then the value prunes no trial."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Verdict:
 
 
 class RungMachine:
-    """Decides, rung by rung, which trials go on.
+    """Decides, rung by rung, which trials continue.
 
     Args:
         rungs: where trials are compared.
@@ -96,7 +96,7 @@ class RungMachine:
     def cross(self, record: Record) -> Verdict:
         """Records a value at the rung it crosses now, and decides.
 
-        A key that is already there keeps its first value, and is judged by it against today's peers.
+        A key that is already there keeps its first value, and is judged by it against the current peers.
 
         Raises:
             ValueError: if the rung is unknown or the value is not finite.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partialmethod
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lt_search.storage.records import StepReport
@@ -29,7 +30,7 @@ class SearchCallback:
 
 
 class CallbackList(SearchCallback):
-    """Several callbacks as one, called in order."""
+    """Several callbacks as one: each hook calls that of all of them, in order."""
 
     def __init__(self) -> None:
         self._callbacks: list[SearchCallback] = []
@@ -38,27 +39,12 @@ class CallbackList(SearchCallback):
         """Adds callbacks behind those that are there."""
         self._callbacks.extend(callbacks)
 
-    def on_trial_start(self, job: TrialJob) -> None:
-        """See `SearchCallback`."""
+    def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self._callbacks:
-            callback.on_trial_start(job)
+            getattr(callback, hook)(*arguments)
 
-    def on_step(self, report: StepReport) -> None:
-        """See `SearchCallback`."""
-        for callback in self._callbacks:
-            callback.on_step(report)
-
-    def on_trial_end(self, number: int) -> None:
-        """See `SearchCallback`."""
-        for callback in self._callbacks:
-            callback.on_trial_end(number)
-
-    def on_loop_end(self) -> None:
-        """See `SearchCallback`."""
-        for callback in self._callbacks:
-            callback.on_loop_end()
-
-    def on_search_end(self) -> None:
-        """See `SearchCallback`."""
-        for callback in self._callbacks:
-            callback.on_search_end()
+    on_trial_start = partialmethod(_call, "on_trial_start")
+    on_step = partialmethod(_call, "on_step")
+    on_trial_end = partialmethod(_call, "on_trial_end")
+    on_loop_end = partialmethod(_call, "on_loop_end")
+    on_search_end = partialmethod(_call, "on_search_end")

@@ -113,8 +113,8 @@ class LoopCallback(_NotPickled, Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
         """Ray's hook for a trial that is handed to a new worker, because its own died."""
-        self._loop.log.write(f"trial {trial.config[JOB]['number']}: its worker process died; a new one goes on with it")
+        self._loop.log.write(f"trial {trial.config[JOB]['number']}: its worker process died; restarted on a new worker")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
         """Ray's hook for a trial that is given up, because its workers died again and again."""
-        self._loop.log.write(f"trial {trial.config[JOB]['number']}: its worker process died, and it is given up")
+        self._loop.log.write(f"trial {trial.config[JOB]['number']}: its worker process died; no restarts left")

@@ -14,7 +14,6 @@ from lt_search.storage.schema import (
     COST,
     FAILURE,
     FINAL,
-    REUSED,
     TrialRecord,
     records_of,
     stopped_attributes,
@@ -60,7 +59,7 @@ class TrialEnding:
         self._run.journal.set(number, COST, seconds)
         if state == TrialState.COMPLETE:
             self._run.journal.set(number, STAGE2_COST, seconds.get("stage2", 0.0))
-            if number in self._started and REUSED in self._run.journal.trial(number).user_attrs:
+            if number in self._started and TrialRecord.of(self._run.journal.trial(number)).reused_from:
                 self._run.journal.set(number, REUSE_COST, time.monotonic() - self._started.pop(number))
         for name, attribute in attributes.items():
             self._run.journal.set(number, name, attribute)

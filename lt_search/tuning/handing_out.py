@@ -112,7 +112,7 @@ class TrialQueue:
         if number in self._waiting:
             self._waiting.remove(number)
         for report in stopped:
-            self._judge.record_step(self._run.journal.trial(number), report)
+            self._judge.record_step(TrialRecord.of(self._run.journal.trial(number)), report)
         if stopped:
             return None
         attempt = record.attempts + 1

@@ -10,7 +10,6 @@ from lt_search.pruning.rungs import Decision, Record, Rung, RungMachine
 from lt_search.samplers import STAGE1_COST
 from lt_search.storage.checkpoints import shown_trainer, was_trained_by
 from lt_search.storage.schema import (
-    ADDRESS,
     REUSED,
     RungEntry,
     TrialRecord,
@@ -21,8 +20,6 @@ from lt_search.storage.schema import (
 )
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from lt_search.config.spec import RunSpec
     from lt_search.storage.records import StepReport
     from lt_search.tuning.ending import TrialEnding
@@ -58,13 +55,13 @@ class ReportJudge:
 
     def record(self, report: StepReport) -> Decision:
         """Records a worker's report of a trial that has not ended, with the steps that it brings along."""
-        trial = self._run.journal.trial(report.number)
+        trial = TrialRecord.of(self._run.journal.trial(report.number))
         if report.warning is not None:
-            self._warn_once(trial.user_attrs.get(ADDRESS, ""), report.warning)
+            self._warn_once(trial.address or "", report.warning)
         if report.failure is not None:
             self._ending.fail(report.number, report.failure)
             return Decision.STOP
-        if report.stage1_seconds is not None and STAGE1_COST not in trial.user_attrs:
+        if report.stage1_seconds is not None and trial.stage1_cost is None:
             self._note_reuse(report)
             self._run.journal.set(report.number, STAGE1_COST, report.stage1_seconds)
         for step in (*report.history, replace(report, history=[])):
@@ -72,14 +69,14 @@ class ReportJudge:
                 return Decision.STOP
         return Decision.CONTINUE
 
-    def record_step(self, trial: FrozenTrial, report: StepReport) -> Decision:
+    def record_step(self, trial: TrialRecord, report: StepReport) -> Decision:
         """Records one step, and ends its trial where a rung stops it or the step was the last."""
         number = report.number
         if report.rung > self._run.logs.last_step(number):
             self._run.logs.append(report)
             self._run.callback.on_step(report)
         step = optuna_step(self._run.spec, report.rung)
-        if report.value is not None and step not in trial.intermediate_values:
+        if report.value is not None and step not in trial.values:
             self._run.journal.report(number, step, report.value)
         self._note_stage1(trial, report)
         decision = self._judge(trial, report)
@@ -89,14 +86,13 @@ class ReportJudge:
             self._ending.finish(number, report.value, report.standard_error)
         return decision
 
-    def _judge(self, trial: FrozenTrial, report: StepReport) -> Decision:
+    def _judge(self, trial: TrialRecord, report: StepReport) -> Decision:
         rung = report.rung
         if rung not in self._machine.rungs or report.value is None:
             return Decision.CONTINUE
-        record = TrialRecord.of(trial)
-        if rung in record.rungs:
-            return record.rungs[rung].decision
-        key = str(record.address) if rung.stage == 1 else str(trial.number)
+        if rung in trial.rungs:
+            return trial.rungs[rung].decision
+        key = str(trial.address) if rung.stage == 1 else str(trial.number)
         verdict = self._machine.cross(Record(rung, key, report.value, report.standard_error))
         entry = RungEntry(
             key=key,
@@ -122,17 +118,17 @@ class ReportJudge:
             f"trial {report.number} starts at stage 2: it reuses stage 1 of {shown_trainer(trainer)}, {saved}"
         )
 
-    def _note_stage1(self, trial: FrozenTrial, report: StepReport) -> None:
+    def _note_stage1(self, trial: TrialRecord, report: StepReport) -> None:
         """Reports the progress of a stage-1 run to its scheduler, and its cost to the journal when it has ended."""
-        number = report.number
+        number, address = report.number, str(trial.address)
         if report.rung < self._end_of_stage1:
             if report.reused_from is None and number not in self.unshared:
-                self._run.stage1.training(number, trial.user_attrs[ADDRESS])
+                self._run.stage1.training(number, address)
             return
         self._run.stage1.finished(number)
         if report.rung == self._end_of_stage1 and report.reused_from is None and report.warning is None:
-            self._warned.discard(trial.user_attrs[ADDRESS])
-        if STAGE1_COST not in trial.user_attrs and report.stage1_seconds is None:
+            self._warned.discard(address)
+        if trial.stage1_cost is None and report.stage1_seconds is None:
             self._run.journal.set(number, STAGE1_COST, self._run.logs.seconds(number).get("stage1", 0.0))
 
     def _warn_once(self, address: str, text: str) -> None:

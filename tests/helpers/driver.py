@@ -20,7 +20,7 @@ WARNING = "warning: "
 
 
 class Driver:
-    """A referee over a folder, that can be killed and started again."""
+    """A controller over a folder, that can be killed and started again."""
 
     def __init__(
         self, spec: RunSpec, folder: Path, trials: int = 20, storage: Path | None = None, compute: str = "cpu:1"
