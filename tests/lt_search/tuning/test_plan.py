@@ -19,7 +19,7 @@ from lt_search.storage.run_folder import new_run
 from lt_search.training.inputs import LoadedInputs, RunInputs
 from lt_search.tuning.plan import earlier_seconds, elapsed_seconds, measure, render_plan
 from lt_search.tuning.simulation import TURNAROUND, Expected
-from tests.lt_search.tuning.test_simulation import COSTS, ended_trial, expected_at_random
+from tests.helpers.plans import COSTS, ended_trial, expected_at_random
 
 FOUR_STAGE1_RUNS = Expected(4, 2, {Rung(1, 1): 4, Rung(1, 3): 2, Rung(2, 1): 14}, {1: 10, 2: 21})
 

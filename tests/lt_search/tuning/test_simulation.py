@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -24,20 +23,12 @@ from lt_search.storage.addresses import stage1_address
 from lt_search.storage.files import FolderStore
 from lt_search.storage.journal import Journal, sole_driver
 from lt_search.storage.records import StepReport
-from lt_search.storage.schema import TRIALS, rung_attribute
+from lt_search.storage.schema import TRIALS
 from lt_search.storage.stage_store import StageOne, StageStore
 from lt_search.tuning.controller import Controller
 from lt_search.tuning.simulation import SIMULATED_TRIALS, Expected, StageCosts, expect
+from tests.helpers.plans import COSTS, ended_trial, expected_at_random
 from tests.tiny import TinyConfig, TinyTrainer
-
-COSTS = StageCosts({1: 3.0, 2: 10.0}, "a test", checkpoint_bytes=2**20, artefact_bytes=2**21)
-
-
-def expected_at_random(
-    spec: RunSpec, trials: int, started: Sequence[FrozenTrial] = (), stored: bool = False
-) -> Expected:
-    """With random proposals, which have a stage 1 each where a number of it is searched."""
-    return expect(spec, trials, COSTS, ReseededSampler(0, "random"), lambda address: stored, started=started)
 
 
 def searching(spec: RunSpec, **ranges: str) -> RunSpec:
@@ -177,16 +168,6 @@ def test_a_trial_whose_fields_exclude_each_other_has_no_stage_1(
     assert expected_at_random(spec, 12).stage1_runs == 2
     monkeypatch.setattr(TinyTrainer, "config_type", Exclusive)
     assert expected_at_random(spec, 12).stage1_runs == 1, "that of plain gradient descent"
-
-
-def ended_trial(number: int, rungs: list[Rung], state: TrialState = TrialState.COMPLETE, **more: object) -> FrozenTrial:
-    """A trial of its own stage 1 that has a value at some rungs."""
-    entry = {"key": str(number), "value": 9.0, "standard_error": 0.0, "counts": True, "decision": "continue"}
-    entry |= {"peers": 0, "cut": None} | more
-    entries = {rung_attribute(rung): entry for rung in rungs}
-    return optuna.trial.create_trial(
-        state=state, value=0.5 if state == TrialState.COMPLETE else None, user_attrs=entries
-    )
 
 
 def test_the_ended_trials_of_a_resumed_run_are_peers_at_its_rungs(tiny_spec: RunSpec) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from tests.trainers.test_contract import TINY, C, labels_for, pictures
+from tests.helpers.trainers import TINY, C, labels_for, pictures
 from trainers.base import Resource, Task, TrainerInputs
 from trainers.images import batches
 from trainers.images.tta import VIEWS

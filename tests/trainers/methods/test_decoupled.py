@@ -13,7 +13,7 @@ from scipy.special import expit, log_softmax
 from sklearn.preprocessing import normalize
 from torch.nn import functional as F
 
-from tests.trainers.test_contract import TINY, labels_for, pictures, train
+from tests.helpers.trainers import TINY, labels_for, pictures, train
 from trainers.base import Task, TrainerInputs
 from trainers.features.gaussians import Gaussians
 from trainers.methods.decoupled import SEVERAL_LABEL_METHODS, DecoupledConfig, DecoupledTrainer, Method

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.trainers.test_contract import TINY, C, labels_for, pictures
+from tests.helpers.trainers import TINY, C, labels_for, pictures
 from trainers.base import Resource, Task, TrainerInputs
 from trainers.methods.ldrnet import LDRNetConfig, LDRNetTrainer
 from trainers.networks.backbones import build as build_backbone

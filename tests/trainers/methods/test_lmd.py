@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from tests.trainers.test_contract import TINY, build, labels_for, pictures, train
+from tests.helpers.trainers import TINY, build, labels_for, pictures, train
 from trainers.base import Task, TrainerInputs
 from trainers.features.gaussians import Gaussians
 from trainers.features.virtual import BLOCK

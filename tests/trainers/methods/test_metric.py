@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from torch.nn import functional as F
 
-from tests.trainers.test_contract import TINY, N, labels_for, pictures, train
+from tests.helpers.trainers import TINY, N, labels_for, pictures, train
 from trainers.base import Images, Task, TrainerInputs
 from trainers.images import batches
 from trainers.images.augment import evaluation_images
