@@ -57,9 +57,10 @@ def _load(target: str) -> type[TwoStageTrainer[Any]]:
     module_name, _, class_name = target.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a module of the user's can raise anything
-        reason = f"{type(error).__name__}: {error}"
-        raise UnknownTrainer(f"trainer {target!r} cannot be imported: {reason}", _IMPORTABLE) from error
+    except (Exception, SystemExit) as error:  # a module of the user's can raise anything, and call sys.exit
+        what = f"trainer {target!r} cannot be imported: {type(error).__name__}: {error}"
+        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name))
+        raise UnknownTrainer(what, _IMPORTABLE if missing else f"correct {module_name or 'the name'}") from error
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, TwoStageTrainer)):
         what = f"trainer {target!r} is not a class derived from trainers.base.TwoStageTrainer"
