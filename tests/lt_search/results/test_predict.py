@@ -49,5 +49,5 @@ def test_a_model_that_does_not_fit_is_damaged(export: Export) -> None:
 
 def test_settings_that_are_wrong_are_named_with_their_file(export: Export) -> None:
     wrong = export.spec.model_copy(update={"config": {"stage1": {"lr": -1.0}}})
-    with pytest.raises(UserError, match=r"best\.yaml: stage1\.lr: Input should be greater than 0"):
+    with pytest.raises(UserError, match=r"best\.yaml: stage1\.lr: must be greater than 0"):
         load(replace(export, spec=wrong))
