@@ -64,7 +64,7 @@ def split_values(text: str) -> list[Value]:
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is no NaN and no infinity."""
+    """Whether a value is neither NaN nor infinite."""
     return not isinstance(value, float) or math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""Ray: how it is started, and how many trials fit on what is there."""
+"""Ray clusters: how Ray is started or connected to, and how many trials fit on its resources."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _no_cluster(address: str, reason: str) -> Problem:
 
 
 def resources_there() -> Mapping[str, float]:
-    """All CPUs and GPUs of the connected cluster, nodes that joined since included.
+    """All CPUs and GPUs of the connected cluster, nodes that joined later included.
 
     Without a connection, what Ray would find on this machine, which takes no start of it to know.
     """
@@ -120,7 +120,7 @@ def resources_there() -> Mapping[str, float]:
 
     if ray.is_initialized():
         return dict(ray.cluster_resources())
-    from ray._private.utils import get_num_cpus  # knows containers; there is no public one
+    from ray._private.utils import get_num_cpus  # respects the limits of containers; no public function does
     from torch.cuda import device_count
 
     cores = cores_given()
@@ -149,15 +149,15 @@ def at_a_time(there: Mapping[str, float], each: TrialResources, most: int | None
 
 
 def choose_resources(cpus: int, gpus: str, there: Mapping[str, float]) -> TrialResources:
-    """The resources of a trial, `--gpus-per-trial auto` resolved: one GPU where there are any.
+    """The resources of a trial, `--gpus-per-trial auto` resolved: one GPU if the cluster has any.
 
     Raises:
-        UserError: if no trial fits on what is there.
+        UserError: if no trial fits on these resources.
     """
     amount = (1.0 if has_gpu(there) else 0.0) if gpus == "auto" else float(gpus)
     each = TrialResources(cpus, amount)
     if fit(there, each) < 1:
-        what = f"a trial takes {cpus} CPUs and {amount:g} GPUs, and there are {there.get('CPU', 0):g} CPUs and "
+        what = f"a trial takes {cpus} CPUs and {amount:g} GPUs, but the cluster has {there.get('CPU', 0):g} CPUs and "
         raise UserError(
             Problem(
                 "--cpus-per-trial, --gpus-per-trial",

@@ -26,7 +26,7 @@ MOVABLE = ("dataset", "data_root", "extra_data")
 def resume(
     store: FolderStore, spec: RunSpec, options: SpecOptions, console: Console, say: Callable[[str], None]
 ) -> PreparedRun:
-    """Checks that a run can go on as it was started.
+    """Checks that a run can be resumed as it was started.
 
     Args:
         store: the run's folder.

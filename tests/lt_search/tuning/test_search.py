@@ -183,7 +183,7 @@ def test_a_plan_has_as_many_trials_at_a_time_as_its_search(
 
 
 def test_a_plan_refuses_what_its_search_would(tiny: SpecOptions, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there are 32 CPUs and 1 GPUs in all"):
+    with pytest.raises(UserError, match="the cluster has 32 CPUs and 1 GPUs in all"):
         _planned(tiny, RunOptions(storage=str(tmp_path / "runs"), gpus_per_trial="2"))
 
 
