@@ -18,7 +18,7 @@ from lt_search.errors import Problems
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-EMPTY = ("is empty", "give a value, or leave the option out")
+EMPTY = ("is empty", "give a value, or leave it out")
 """What is wrong with an empty value, and the fix."""
 
 
@@ -75,6 +75,9 @@ def read_options(
         if given is None or given is False:
             continue
         flag = _flag(name, field)
+        if _has_empty(given):
+            problems.add(flag, *EMPTY)
+            continue
         try:
             found[name] = _read(field, given)
         except ValidationError as error:
@@ -85,11 +88,12 @@ def read_options(
     return found
 
 
-def refuse_empty(namespace: argparse.Namespace, problems: Problems) -> None:
-    """Records every option or argument that was given an empty text."""
-    for name, given in vars(namespace).items():
-        if any(isinstance(text, str) and not text.strip() for text in (given if isinstance(given, list) else [given])):
-            problems.add(name if name.isupper() else f"--{name.replace('_', '-')}", *EMPTY)  # arguments are in capitals
+def read_argument(namespace: argparse.Namespace, name: str, problems: Problems) -> str:
+    """The text of a positional argument, which must not be empty."""
+    given: str = getattr(namespace, name)
+    if _has_empty(given):
+        problems.add(name, *EMPTY)
+    return given
 
 
 def command(*words: object) -> str:
@@ -103,6 +107,10 @@ def resume_command(folder: Path, *more: object) -> str:
 
     elsewhere = folder.parent != Path(RunOptions.storage).absolute()
     return command("search", "--resume", folder.name, *(["--storage", folder.parent] if elsewhere else []), *more)
+
+
+def _has_empty(given: Any) -> bool:
+    return any(isinstance(text, str) and not text.strip() for text in (given if isinstance(given, list) else [given]))
 
 
 def _read(field: FieldInfo, given: Any) -> Any:

@@ -72,8 +72,12 @@ def comparison_folder(storage: Path, name: str) -> FolderStore:
     return find_folder(FolderStore(storage), name, COMPARISON)
 
 
-def search_or_compare(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
+def search_or_compare(
+    options: SpecOptions, how: RunOptions, console: Console, problems: Problems | None = None
+) -> ExitCode:
     """Starts or resumes what the options ask for: a run, or a comparison where a space has rows and none is chosen.
+
+    `problems` are mistakes in the options of a new search, which are then reported together with all others.
 
     Raises:
         UserError: with every mistake found; nothing was written then.
@@ -81,7 +85,7 @@ def search_or_compare(options: SpecOptions, how: RunOptions, console: Console) -
     if how.resume is not None:
         compared = comparison_folder(Path(how.storage), how.resume).exists(COMPARISON)
         return (compare if compared else search)(options, how, console)
-    inputs = load_inputs(options, how)
+    inputs = load_inputs(options, how, problems)
     compared = options.row is None and bool(inputs.space.rows)
     return (compare if compared else search)(options, how, console, inputs)
 

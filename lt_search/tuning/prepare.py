@@ -55,23 +55,28 @@ class PreparedRun:
     """Trials that the budget proposes."""
 
 
-def load_inputs(options: SpecOptions, how: RunOptions) -> SearchInputs:
+def load_inputs(options: SpecOptions, how: RunOptions, problems: Problems | None = None) -> SearchInputs:
     """Loads the space and the data of a new search, and checks where it will be kept.
 
+    Args:
+        options: what is searched.
+        how: how the search is carried out.
+        problems: mistakes that were found in the options, whose places have default values in them.
+
     Raises:
-        UserError: with all mistakes in the space, the data, the storage, the name and the address in one message.
+        UserError: with all mistakes in the options, the space, the data, the storage, the name and the address.
     """
-    problems = Problems()
+    problems = problems or Problems()
     if how.name is not None:
         problems.collect(partial(check_folder_name, how.name))
     problems.collect(lambda: check_address(how.address))
     storage = problems.collect(lambda: open_storage(how.storage))
-    space = problems.collect(lambda: load_space(options.space))
+    space = None if problems.has("--space") else problems.collect(lambda: load_space(options.space))
     trainer = problems.collect(lambda: trainer_type(space.trainer)) if space else None
     bundled = bundled_for(tasks_of(trainer, space.metric)[-1]) if space and trainer else ""
-    dataset = (
-        problems.collect(lambda: load_training_data(vars(options), bundled)) if options.dataset or bundled else None
-    )
+    dataset = None
+    if (options.dataset or bundled) and not problems.has("--dataset", "--data-root", "--extra-data"):
+        dataset = problems.collect(lambda: load_training_data(vars(options), bundled))
     problems.raise_if_any()
     assert storage is not None
     assert space is not None

@@ -71,6 +71,21 @@ def test_every_mistake_of_one_command_is_in_one_message(run, tmp_path: Path) -> 
     assert os.listdir(tmp_path) == []
 
 
+def test_mistakes_in_options_come_with_empty_values_and_with_mistakes_in_what_they_name(run, tmp_path: Path) -> None:
+    outcome = run("search", "--time-budget", "1h1h", "--gpus-per-trial", "x", "--metric", "", "--space", "")
+    places = ("--time-budget: ", "--gpus-per-trial: ", "--metric: is empty", "--space: is empty")
+    assert outcome.code == 2
+    assert sum(line.startswith("  --") for line in outcome.err.splitlines()) == len(places)
+    for place in places:
+        assert place in outcome.err
+    (tmp_path / "file").touch()
+    argv = ("--space", "ldrnt", "--seed", "x", "--dataset", "nope", "--storage", tmp_path / "file", "--name", "a/b")
+    outcome = run("search", *argv)
+    assert outcome.code == 2
+    for place in ("--space: there is no search space 'ldrnt'", "--seed: ", "unknown data set", "--storage: ", "--name"):
+        assert place in outcome.err
+
+
 def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = run("search", "--space", "nope", "--dataset", "nope.csv", "--storage", tmp_path / "file")
@@ -446,7 +461,7 @@ def test_posthoc_hands_its_options_on(run, tmp_path: Path, monkeypatch: pytest.M
     words = ("--settings", 9, "--models", 2, "--views", 4, "--dataset", "x.csv", "--data-root", "d", "--storage", "s")
     assert run("posthoc", "some-run", *words).code == 0
     expected = {"name": "some-run", "storage": tmp_path / "s", "trials": 9, "models": 2, "views": 4}
-    assert given == {**expected, "dataset": "x.csv", "data_root": "d"}
+    assert given == {**expected, "dataset": str(tmp_path / "x.csv"), "data_root": str(tmp_path / "d")}
     assert run("posthoc", "some-run").code == 0
     assert (given["trials"], given["models"], given["views"]) == (300, 5, 8)
 
