@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lt_search.config.command_line import add_options, read_argument, read_options, resume_command
+from lt_search.config.command_line import add_options, read_argument, read_options
+from lt_search.config.hints import resume_command
 from lt_search.config.options import EmbedOptions, PosthocOptions, PruneOptions, RunOptions, SpecOptions
 from lt_search.errors import ExitCode, MachineError, Problems, UserError
 

@@ -1,12 +1,10 @@
-"""Command-line options generated from option classes, and commands as text for messages."""
+"""Command-line options generated from option classes."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -94,19 +92,6 @@ def read_argument(namespace: argparse.Namespace, name: str, problems: Problems) 
     if _has_empty(given):
         problems.add(name, *EMPTY)
     return given
-
-
-def command(*words: object) -> str:
-    """A command of `lt-search` as a person can paste it into a shell."""
-    return shlex.join(["lt-search", *map(str, words)])
-
-
-def resume_command(folder: Path, *more: object) -> str:
-    """The command that resumes the run, or the comparison, of a folder."""
-    from lt_search.config.options import RunOptions
-
-    elsewhere = folder.parent != Path(RunOptions.storage).absolute()
-    return command("search", "--resume", folder.name, *(["--storage", folder.parent] if elsewhere else []), *more)
 
 
 def _has_empty(given: Any) -> bool:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from lt_search.config.command_line import Argument
 from lt_search.config.durations import parse_duration
+from lt_search.config.hints import DEFAULT_STORAGE
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -106,7 +107,7 @@ class SpecOptions:
 class RunOptions:
     """Options of how a run is carried out. Not part of its spec, though another device can move the last bits."""
 
-    storage: Annotated[str, Argument("DIR")] = "runs"
+    storage: Annotated[str, Argument("DIR")] = DEFAULT_STORAGE
     """where runs are kept"""
     name: Annotated[str | None, Argument("NAME")] = None
     """of the run (default: the space's name and a number)"""

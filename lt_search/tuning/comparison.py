@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lt_search.config.command_line import command, resume_command
+from lt_search.config.hints import command, resume_command
 from lt_search.config.names import numbered_stem
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.resolver import kept_options, resolve_spec

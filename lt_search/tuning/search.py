@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
-from lt_search.config.command_line import command, resume_command
+from lt_search.config.hints import command, resume_command
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.spec import RunSpec
 from lt_search.errors import ExitCode

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_search.config.command_line import add_options, read_argument, read_options, resume_command
+from lt_search.config.command_line import add_options, read_argument, read_options
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.errors import Problems, UserError
 
@@ -85,10 +85,3 @@ def test_empty_values_are_collected_with_the_other_mistakes() -> None:
         ("--search", "is empty"),
         ("RUN", "is empty"),
     ]
-
-
-def test_a_command_can_be_pasted_also_where_a_folder_has_blanks(tmp_path: Path) -> None:
-    folder = tmp_path / "my runs" / "a"
-    words = shlex.split(resume_command(folder, "--trials", 6))
-    assert words == ["lt-search", "search", "--resume", "a", "--storage", str(tmp_path / "my runs"), "--trials", "6"]
-    assert resume_command(Path("runs").absolute() / "b") == "lt-search search --resume b"
