@@ -57,8 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     search = add("search", _search, "start or resume a search (what run_search.py does)")
-    add_options(search.add_argument_group("what is searched (kept in the run; decides its results)"), SpecOptions)
-    add_options(search.add_argument_group("how it is carried out"), RunOptions)
+    about = "A search without --dataset takes bundled images."
+    add_options(search.add_argument_group("search definition (stored with the run)", about), SpecOptions)
+    add_options(search.add_argument_group("execution"), RunOptions)
     _add_run(add("status", _status, "the state of a run, also while it is running"))
     _add_run(add("export", _export, "write a run's best configuration and model to its best/"))
     _add_run(add("report", _report, "write a run's report.html"))
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("val", "test"), default="val")
     _add_moved_data(evaluate)
 
-    about = "tune what needs no training on a run's validation predictions: views, ensemble, tau, thresholds"
+    about = "tune test-time views, ensembles, tau and thresholds on validation predictions"
     posthoc = add("posthoc", _posthoc, about)
     _add_run(posthoc)
     add_options(posthoc, PosthocOptions)
@@ -115,8 +116,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_moved_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", metavar="NAME|FILE.csv", help="where the data is now, if it has moved")
-    parser.add_argument("--data-root", metavar="DIR", help="where its images are now")
+    helps = {"dataset": "where the data is now, if it has moved", "data_root": "where its images are now"}
+    add_options(parser, SpecOptions, MOVED_DATA, helps=helps)
 
 
 def _open(namespace: argparse.Namespace) -> tuple[FolderStore, RunSpec]:
@@ -346,8 +347,8 @@ def _explain(error: BaseException) -> tuple[ExitCode | None, str]:
     """The exit code and the message of an error; no code for one that is a bug."""
     if isinstance(error, UserError):
         count = len(error.problems)
-        head = "one thing is wrong" if count == 1 else f"{count} things are wrong"
-        return ExitCode.BAD_INPUT, "\n  ".join([f"{head} with the input", *map(str, error.problems)])
+        head = f"invalid input: {count} {'error' if count == 1 else 'errors'}"
+        return ExitCode.BAD_INPUT, "\n  ".join([head, *map(str, error.problems)])
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED, "interrupted"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

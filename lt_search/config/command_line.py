@@ -34,6 +34,7 @@ def add_options(
     options: type,
     names: Iterable[str] | None = None,
     required: Container[str] = (),
+    helps: Mapping[str, str] | None = None,
 ) -> None:
     """Adds an option for each field of a pydantic dataclass: its docstring is the help.
 
@@ -44,11 +45,12 @@ def add_options(
         options: the dataclass.
         names: the fields to add; None: all.
         required: those that must be given, beside the fields without a default.
+        helps: other help texts, by field.
     """
     fields = _fields(options)
     for name in names or fields:
         field = fields[name]
-        text = (field.description or "").replace("%", "%%")
+        text = ((helps or {}).get(name) or field.description or "").replace("%", "%%")
         if isinstance(field.default, bool):
             parser.add_argument(_flag(name, field), dest=name, action="store_true", help=text)
             continue

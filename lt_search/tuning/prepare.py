@@ -22,7 +22,7 @@ from lt_search.metrics.evaluate import METRICS, counted_classes
 from lt_search.storage.files import FolderStore, open_storage
 from lt_search.storage.run_folder import check_folder_name, check_name
 from lt_search.training.tensor_files import resolve_resources
-from lt_search.tuning.cluster import check_address, has_gpu, resources_there
+from lt_search.tuning.cluster import available_resources, check_address, has_gpu
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,22 +55,22 @@ class PreparedRun:
     """Trials that the budget proposes."""
 
 
-def load_inputs(options: SpecOptions, how: RunOptions, problems: Problems | None = None) -> SearchInputs:
+def load_inputs(options: SpecOptions, run_options: RunOptions, problems: Problems | None = None) -> SearchInputs:
     """Loads the space and the data of a new search, and checks where it will be kept.
 
     Args:
         options: what is searched.
-        how: how the search is carried out.
+        run_options: options of its execution.
         problems: mistakes that were found in the options, whose places have default values in them.
 
     Raises:
         UserError: with all mistakes in the options, the space, the data, the storage, the name and the address.
     """
     problems = problems or Problems()
-    if how.name is not None:
-        problems.collect(partial(check_folder_name, how.name))
-    problems.collect(lambda: check_address(how.address))
-    storage = problems.collect(lambda: open_storage(how.storage))
+    if run_options.name is not None:
+        problems.collect(partial(check_folder_name, run_options.name))
+    problems.collect(lambda: check_address(run_options.address))
+    storage = problems.collect(lambda: open_storage(run_options.storage))
     space = None if problems.has("--space") else problems.collect(lambda: load_space(options.space))
     trainer = problems.collect(lambda: trainer_type(space.trainer)) if space else None
     bundled = bundled_for(tasks_of(trainer, space.metric)[-1]) if space and trainer else ""
@@ -85,19 +85,19 @@ def load_inputs(options: SpecOptions, how: RunOptions, problems: Problems | None
 
 
 def prepare(
-    options: SpecOptions, how: RunOptions, inputs: SearchInputs, console: Console, say: Callable[[str], None]
+    options: SpecOptions, run_options: RunOptions, inputs: SearchInputs, console: Console, say: Callable[[str], None]
 ) -> PreparedRun:
     """Resolves the spec of a new run; with an address, the cluster must be connected.
 
     Raises:
         UserError: with every mistake found; nothing was written then.
     """
-    spec = resolve_spec(options, inputs.dataset, gpu=gpu_available(how), space=inputs.space)
+    spec = resolve_spec(options, inputs.dataset, gpu=gpu_available(run_options), space=inputs.space)
     spec, weights = resolve_resources(spec, say)
     announce(spec, inputs.dataset, say)
     pixels = decode(inputs.dataset, spec.data.image_size, console)
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"pixels": pixels})})
-    check_name(inputs.storage, how.name, spec)
+    check_name(inputs.storage, run_options.name, spec)
     trials = budget_trials(inputs.space, spec)
     return PreparedRun(spec, inputs.dataset, weights, inputs.storage, None, lambda: trials)
 
@@ -122,11 +122,11 @@ def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:
     return add_extra_data(dataset, options.get("extra_data") or (), options["split_seed"])
 
 
-def gpu_available(how: RunOptions) -> bool:
+def gpu_available(run_options: RunOptions) -> bool:
     """Whether trials can have a GPU; with an address, the cluster must be connected."""
-    if how.gpus_per_trial != "auto" and float(how.gpus_per_trial) == 0:
+    if run_options.gpus_per_trial != "auto" and float(run_options.gpus_per_trial) == 0:
         return False
-    return has_gpu(resources_there()) if how.address is not None else torch.cuda.is_available()
+    return has_gpu(available_resources()) if run_options.address is not None else torch.cuda.is_available()
 
 
 def announce(spec: RunSpec, dataset: Dataset, say: Callable[[str], None]) -> None:

@@ -59,7 +59,7 @@ def _csv(folder: Path, *lines: str, header: str = "image,label") -> Path:
 def test_every_mistake_of_one_command_is_in_one_message(run, tmp_path: Path) -> None:
     outcome = run("search", "--trials", "0", "--seed", "x", "--gpus-per-trial", "1.5", "--time-budget", "soon")
     assert outcome.code == 2
-    assert "5 things are wrong" in outcome.err
+    assert "invalid input: 5 errors" in outcome.err
     for place in (
         "--trials: must be at least 1",
         "--seed: must be an integer (given: 'x')",
@@ -90,7 +90,7 @@ def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_p
     (tmp_path / "file").touch()
     outcome = run("search", "--space", "nope", "--dataset", "nope.csv", "--storage", tmp_path / "file")
     assert outcome.code == 2
-    assert "3 things are wrong" in outcome.err
+    assert "invalid input: 3 errors" in outcome.err
     for place in ("--space", "nope.csv", "--storage"):
         assert place in outcome.err
 
@@ -274,7 +274,8 @@ def test_extra_data_is_checked_and_planned_with(run, tiny_csv: Path, tmp_path: P
     wrong = run("search", "--space", "ldrnet", *data, "--metric", "mPA")
     assert wrong.code == 2
     assert (
-        "2 things are wrong" in wrong.err and "--extra-data: ldrnet does not take labels that are unknown" in wrong.err
+        "invalid input: 2 errors" in wrong.err
+        and "--extra-data: ldrnet does not take labels that are unknown" in wrong.err
     )
     missing = run("search", "--space", "cxr", *data, "--extra-data", "none.csv")
     assert missing.code == 2 and f"--extra-data: {tmp_path / 'none.csv'}: no such file" in missing.err
@@ -426,7 +427,7 @@ def test_spaces_refuses_a_file_that_search_would_refuse(run, tmp_path: Path) -> 
     )
     outcome = run("spaces", "mine.yaml")
     assert outcome.code == 2
-    assert "2 things are wrong" in outcome.err and "stage1.lr: must be at most" in outcome.err
+    assert "invalid input: 2 errors" in outcome.err and "stage1.lr: must be at most" in outcome.err
 
 
 def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) -> None:
@@ -478,4 +479,4 @@ def test_the_console_script_ends_with_the_commands_exit_code(tmp_path: Path) -> 
         [script, "status", "nothing", "--storage", tmp_path], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("lt-search: one thing is wrong with the input\n")
+    assert ended.stderr.startswith("lt-search: invalid input: 1 error\n")
