@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lt_search.config.command_line import add_options, read_argument, read_options
 from lt_search.config.hints import resume_command
@@ -252,8 +252,9 @@ def _check_data(namespace: argparse.Namespace, console: Console) -> int:
     given = SpecOptions(**read_options(namespace, SpecOptions, problems, (*DATA, "extra_data")))
     problems.raise_if_any()
     from lt_search.data.check import describe
+    from lt_search.data.registry import dataset_of
 
-    dataset = _dataset(given)
+    dataset = dataset_of(vars(given))
     if given.extra_data:
         from lt_search.data.extra import add_extra_data  # needs torch, which a check without extra data does not
 
@@ -271,18 +272,13 @@ def _embed_labels(namespace: argparse.Namespace, console: Console) -> int:
         problems.add("--revision", f"the folder {namespace.model} has no revisions", "leave the option out")
     problems.raise_if_any()
     options = EmbedOptions(**found)
+    from lt_search.data.registry import dataset_of
     from lt_search.training.tensor_files import write_label_embeddings
 
     source = options.model if options.revision is None else f"{options.model}@{options.revision}"
-    labels = _dataset(given).classes
+    labels = dataset_of(vars(given)).classes
     _say(console, write_label_embeddings(source, labels, options.pooling, Path(options.output)))
     return ExitCode.DONE
-
-
-def _dataset(given: SpecOptions) -> Any:
-    from lt_search.data.registry import load_dataset
-
-    return load_dataset(str(given.dataset), Path(given.data_root) if given.data_root else None, given.split_seed)
 
 
 def _list_stages(namespace: argparse.Namespace, console: Console) -> int:

@@ -26,7 +26,7 @@ from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.resolver import kept_options, resolve_spec
 from lt_search.config.spec import DIGEST, check_digest, spec_digest
 from lt_search.config.validation import read_yaml
-from lt_search.data.registry import load_dataset
+from lt_search.data.registry import dataset_of
 from lt_search.data.table import Dataset
 from lt_search.errors import ExitCode, Problem, Problems, UserError
 from lt_search.metrics.bootstrap import Bootstrap
@@ -203,7 +203,7 @@ def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None)
             continue
         export = read_export(folder.path(f"{name}/{FOLDER}"))
         if data is None:
-            data = _data_of({**export.spec.options, **moved_data(moved)}, export.spec.data.name)
+            data = dataset_of({**export.spec.options, **moved_data(moved)}, export.spec.data.name)
         logits[name] = predict(export, data, data.val).numpy()
         store, spec = open_run(folder, name)
         summaries[name] = summarise(spec, Journal.reader(store.path(JOURNAL)))
@@ -299,8 +299,3 @@ def _metric(folder: FolderStore, rows: list[str]) -> str:
         if folder.exists(f"{name}/{SPEC}"):
             return open_run(folder, name)[1].metric
     raise UserError(Problem(str(folder.root), "has no run yet", f"resume it with: {resume_command(folder.root)}"))
-
-
-def _data_of(options: Mapping[str, Any], name: str) -> Dataset:
-    root = options["data_root"]
-    return load_dataset(options["dataset"] or name, Path(root) if root else None, options["split_seed"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,7 @@ from lt_search.config.space import Space, load_space
 from lt_search.config.spec import RunSpec, extra_key, tasks_of, trainer_type
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.extra import add_extra_data
-from lt_search.data.registry import bundled_for, load_dataset
+from lt_search.data.registry import bundled_for, dataset_of
 from lt_search.errors import Problems, UserError
 from lt_search.metrics.evaluate import METRICS, counted_classes
 from lt_search.storage.files import FolderStore, open_storage
@@ -117,9 +116,7 @@ def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:
     Raises:
         UserError: with everything that is wrong with it.
     """
-    root = options["data_root"]
-    dataset = load_dataset(options["dataset"] or default, Path(root) if root else None, options["split_seed"])
-    return add_extra_data(dataset, options.get("extra_data") or (), options["split_seed"])
+    return add_extra_data(dataset_of(options, default), options.get("extra_data") or (), options["split_seed"])
 
 
 def gpu_available(run_options: RunOptions) -> bool:
