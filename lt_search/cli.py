@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lt_search.config.command_line import add_options, read_options, refuse_empty, resume_command
+from lt_search.config.command_line import add_options, read_argument, read_options
+from lt_search.config.hints import resume_command
 from lt_search.config.options import EmbedOptions, PosthocOptions, PruneOptions, RunOptions, SpecOptions
 from lt_search.errors import ExitCode, MachineError, Problems, UserError
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from lt_search.config.spec import RunSpec
     from lt_search.storage.files import FolderStore
 
+DATA = ("dataset", "data_root", "split_seed")
+"""Options that name a data set and its split."""
+MOVED_DATA = ("dataset", "data_root")
+"""Options that say where the data of a run is now."""
 _FILE_SYSTEM_ERRORS = frozenset(
     {
         errno.EACCES,
@@ -52,8 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     search = add("search", _search, "start or resume a search (what run_search.py does)")
-    add_options(search.add_argument_group("what is searched (kept in the run; decides its results)"), SpecOptions)
-    add_options(search.add_argument_group("how it is carried out"), RunOptions)
+    about = "A search without --dataset takes bundled images."
+    add_options(search.add_argument_group("search definition (stored with the run)", about), SpecOptions)
+    add_options(search.add_argument_group("execution"), RunOptions)
     _add_run(add("status", _status, "the state of a run, also while it is running"))
     _add_run(add("export", _export, "write a run's best configuration and model to its best/"))
     _add_run(add("report", _report, "write a run's report.html"))
@@ -64,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("val", "test"), default="val")
     _add_moved_data(evaluate)
 
-    about = "tune what needs no training on a run's validation predictions: views, ensemble, tau, thresholds"
+    about = "tune test-time views, ensembles, tau and thresholds on validation predictions"
     posthoc = add("posthoc", _posthoc, about)
     _add_run(posthoc)
     add_options(posthoc, PosthocOptions)
@@ -79,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     embed = data.add_parser("embed-labels", help="encode its label names with a text encoder, into a file")
     embed.set_defaults(run_command=_embed_labels)
     for action in (check, embed):
-        add_options(action, SpecOptions, ("dataset", "data_root", "split_seed"), required=("dataset",))
+        add_options(action, SpecOptions, DATA, required=("dataset",))
     add_options(check, SpecOptions, ("extra_data",))
     add_options(embed, EmbedOptions)
 
@@ -110,35 +116,45 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_moved_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", metavar="NAME|FILE.csv", help="where the data is now, if it has moved")
-    parser.add_argument("--data-root", metavar="DIR", help="where its images are now")
+    helps = {"dataset": "where the data is now, if it has moved", "data_root": "where its images are now"}
+    add_options(parser, SpecOptions, MOVED_DATA, helps=helps)
 
 
 def _open(namespace: argparse.Namespace) -> tuple[FolderStore, RunSpec]:
     """The folder and the spec of the run that was named."""
     from lt_search.storage.run_folder import open_run
 
-    return open_run(_storage(namespace), namespace.RUN, "RUN")
+    return open_run(*_named(namespace), "RUN")
 
 
-def _storage(namespace: argparse.Namespace) -> FolderStore:
+def _named(namespace: argparse.Namespace) -> tuple[FolderStore, str]:
+    """The storage and the name, or path, of a run or a comparison."""
+    problems = Problems()
+    name, storage = read_argument(namespace, "RUN", problems), _storage(namespace, problems)
+    problems.raise_if_any()
+    return storage, name
+
+
+def _storage(namespace: argparse.Namespace, problems: Problems) -> FolderStore:
     from lt_search.storage.files import FolderStore
 
-    return FolderStore(Path(namespace.storage or RunOptions.storage))
+    given = read_options(namespace, RunOptions, problems, ("storage",))
+    return FolderStore(Path(given.get("storage", RunOptions.storage)))
 
 
 def _search(namespace: argparse.Namespace, console: Console) -> int:
     problems = Problems()
-    options = read_options(namespace, SpecOptions, problems)
-    how = read_options(namespace, RunOptions, problems)
+    options = SpecOptions(**read_options(namespace, SpecOptions, problems))
+    run_options = RunOptions(**read_options(namespace, RunOptions, problems))
     if namespace.resume is not None and namespace.name is not None:
         problems.add("--name", "is for a new run, and --resume names an existing one", "give one of the two")
     elif namespace.resume is None and namespace.space is None:
         problems.add("--space", "is missing", "name a space; `lt-search spaces` lists them")
-    problems.raise_if_any()
+    if namespace.resume is not None:
+        problems.raise_if_any()
     from lt_search.tuning.comparison import search_or_compare
 
-    return search_or_compare(SpecOptions(**options), RunOptions(**how), console)
+    return search_or_compare(options, run_options, console, problems)
 
 
 def _repair(namespace: argparse.Namespace, console: Console) -> int:
@@ -152,15 +168,16 @@ def _status(namespace: argparse.Namespace, console: Console) -> int:
     from lt_search.results.summary import summarise
     from lt_search.storage.journal import Journal, NoTrialsYetError, is_driven
     from lt_search.storage.records import last_step
-    from lt_search.storage.run_folder import COMPARISON, JOURNAL
+    from lt_search.storage.run_folder import COMPARISON, JOURNAL, open_run
     from lt_search.tuning.comparison import comparison_folder, show_ranking
     from lt_search.tuning.progress import render_leaderboard, render_status
 
-    compared = comparison_folder(_storage(namespace).root, namespace.RUN)
+    storage, name = _named(namespace)
+    compared = comparison_folder(storage.root, name)
     if compared.exists(COMPARISON):
         show_ranking(compared, console)
         return ExitCode.DONE
-    store, spec = _open(namespace)
+    store, spec = open_run(storage, name, "RUN")
     try:
         summary = summarise(spec, Journal.reader(store.path(JOURNAL)), driven=is_driven(store.root))
     except NoTrialsYetError:
@@ -197,40 +214,47 @@ def _report(namespace: argparse.Namespace, console: Console) -> int:
 
 
 def _evaluate(namespace: argparse.Namespace, console: Console) -> int:
+    problems = Problems()
+    folder = read_argument(namespace, "FOLDER", problems)
+    moved = read_options(namespace, SpecOptions, problems, MOVED_DATA)
+    problems.raise_if_any()
     from lt_search.results.evaluate import evaluate_export
 
-    moved = {"dataset": namespace.dataset, "data_root": namespace.data_root}
-    return evaluate_export(Path(namespace.FOLDER), namespace.split, console, **moved)
+    return evaluate_export(Path(folder), namespace.split, console, **moved)
 
 
 def _posthoc(namespace: argparse.Namespace, console: Console) -> int:
-    how = PosthocOptions(**_options(namespace, PosthocOptions))
+    problems = Problems()
+    name, storage = read_argument(namespace, "RUN", problems), _storage(namespace, problems)
+    given = PosthocOptions(**read_options(namespace, PosthocOptions, problems))
+    moved = read_options(namespace, SpecOptions, problems, MOVED_DATA)
+    problems.raise_if_any()
     from lt_search.results.posthoc.command import tune_run
 
-    return tune_run(
-        namespace.RUN,
-        _storage(namespace),
-        console,
-        trials=how.settings,
-        models=how.models,
-        views=how.views,
-        dataset=namespace.dataset,
-        data_root=namespace.data_root,
-    )
+    return tune_run(name, storage, console, trials=given.settings, models=given.models, views=given.views, **moved)
 
 
 def _spaces(namespace: argparse.Namespace, console: Console) -> int:
     from lt_search.config.listing import list_spaces, show_space
 
-    console.print(show_space(namespace.SPACE) if namespace.SPACE else list_spaces())
+    if namespace.SPACE is None:
+        console.print(list_spaces())
+        return ExitCode.DONE
+    problems = Problems()
+    name = read_argument(namespace, "SPACE", problems)
+    problems.raise_if_any()
+    console.print(show_space(name))
     return ExitCode.DONE
 
 
 def _check_data(namespace: argparse.Namespace, console: Console) -> int:
-    given = SpecOptions(**_options(namespace, SpecOptions, ("dataset", "data_root", "split_seed", "extra_data")))
+    problems = Problems()
+    given = SpecOptions(**read_options(namespace, SpecOptions, problems, (*DATA, "extra_data")))
+    problems.raise_if_any()
     from lt_search.data.check import describe
+    from lt_search.data.registry import dataset_of
 
-    dataset = _dataset(given)
+    dataset = dataset_of(vars(given))
     if given.extra_data:
         from lt_search.data.extra import add_extra_data  # needs torch, which a check without extra data does not
 
@@ -242,55 +266,52 @@ def _check_data(namespace: argparse.Namespace, console: Console) -> int:
 
 def _embed_labels(namespace: argparse.Namespace, console: Console) -> int:
     problems = Problems()
-    given = read_options(namespace, SpecOptions, problems, ("dataset", "data_root", "split_seed"))
-    how = read_options(namespace, EmbedOptions, problems)
-    model, revision = namespace.model, namespace.revision
-    if revision is not None and Path(model).is_dir():
-        problems.add("--revision", f"the folder {model} has no revisions", "leave the option out")
+    given = SpecOptions(**read_options(namespace, SpecOptions, problems, DATA))
+    found = read_options(namespace, EmbedOptions, problems)
+    if "revision" in found and Path(namespace.model).is_dir():
+        problems.add("--revision", f"the folder {namespace.model} has no revisions", "leave the option out")
     problems.raise_if_any()
+    options = EmbedOptions(**found)
+    from lt_search.data.registry import dataset_of
     from lt_search.training.tensor_files import write_label_embeddings
 
-    source = model if revision is None else f"{model}@{revision}"
-    labels = _dataset(SpecOptions(**given)).classes
-    _say(console, write_label_embeddings(source, labels, how.get("pooling"), Path(how["output"])))
+    source = options.model if options.revision is None else f"{options.model}@{options.revision}"
+    labels = dataset_of(vars(given)).classes
+    _say(console, write_label_embeddings(source, labels, options.pooling, Path(options.output)))
     return ExitCode.DONE
 
 
-def _dataset(given: SpecOptions) -> Any:
-    from lt_search.data.registry import load_dataset
-
-    return load_dataset(str(given.dataset), Path(given.data_root) if given.data_root else None, given.split_seed)
-
-
 def _list_stages(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.storage.maintenance import list_stages, stage_storage
+    from lt_search.storage.maintenance import list_stages
 
-    return list_stages(stage_storage(str(_storage(namespace).root)), console)
+    return list_stages(_stage_storage(namespace), console)
 
 
 def _verify_stages(namespace: argparse.Namespace, console: Console) -> int:
-    from lt_search.storage.maintenance import stage_storage, verify_stages
+    from lt_search.storage.maintenance import verify_stages
 
-    return verify_stages(stage_storage(str(_storage(namespace).root)), console)
+    return verify_stages(_stage_storage(namespace), console)
+
+
+def _stage_storage(namespace: argparse.Namespace) -> FolderStore:
+    from lt_search.storage.maintenance import stage_storage
+
+    problems = Problems()
+    folder = _storage(namespace, problems)
+    problems.raise_if_any()
+    return stage_storage(str(folder.root))
 
 
 def _prune_stages(namespace: argparse.Namespace, console: Console) -> int:
     from lt_search.storage.maintenance import prune_stages, stage_storage
 
     problems = Problems()
-    how = read_options(namespace, PruneOptions, problems)
-    storage = problems.collect(lambda: stage_storage(namespace.storage or RunOptions.storage))
+    found = read_options(namespace, PruneOptions, problems)
+    folder = _storage(namespace, problems)
+    storage = None if problems.has("--storage") else problems.collect(lambda: stage_storage(str(folder.root)))
     problems.raise_if_any()
     assert storage is not None
-    return prune_stages(storage, how["keep_gb"], console)
-
-
-def _options(namespace: argparse.Namespace, options: type, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The options of a command that takes those of one class; raises `UserError` for all mistakes in them."""
-    problems = Problems()
-    found = read_options(namespace, options, problems, names)
-    problems.raise_if_any()
-    return found
+    return prune_stages(storage, PruneOptions(**found).keep_gb, console)
 
 
 def _say(console: Console, text: str) -> None:
@@ -308,10 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     namespace = build_parser().parse_args(argv)
     from rich.console import Console
 
-    problems = Problems()
-    refuse_empty(namespace, problems)
     try:
-        problems.raise_if_any()
         return int(namespace.run_command(namespace, Console(emoji=False)))
     except (UserError, MachineError, OSError, KeyboardInterrupt) as error:
         code, text = _explain(error)
@@ -325,8 +343,8 @@ def _explain(error: BaseException) -> tuple[ExitCode | None, str]:
     """The exit code and the message of an error; no code for one that is a bug."""
     if isinstance(error, UserError):
         count = len(error.problems)
-        head = "one thing is wrong" if count == 1 else f"{count} things are wrong"
-        return ExitCode.BAD_INPUT, "\n  ".join([f"{head} with the input", *map(str, error.problems)])
+        head = f"invalid input: {count} {'error' if count == 1 else 'errors'}"
+        return ExitCode.BAD_INPUT, "\n  ".join([head, *map(str, error.problems)])
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED, "interrupted"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

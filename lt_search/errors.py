@@ -59,6 +59,10 @@ class Problems:
         if problem not in self._found:
             self._found.append(problem)
 
+    def has(self, *places: str) -> bool:
+        """Whether a mistake was found at one of these places."""
+        return any(problem.place in places for problem in self._found)
+
     def extend(self, error: UserError) -> None:
         """Adds all mistakes of an error raised by a nested check."""
         for problem in error.problems:

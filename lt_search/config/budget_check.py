@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution
 from pydantic import ValidationError
 
 from lt_search.config.parameters import Condition, Parameter, in_sampling_order
-from lt_search.config.space import Row, RungPlan, Space, check_range
+from lt_search.config.space import Row, RungPlan, Space
 from lt_search.config.spec import parse_config, trainer_type
 from lt_search.config.validation import describe
 from lt_search.config.values import flatten, is_finite, parse_value
@@ -121,9 +121,11 @@ class BudgetCheck:
         for name, text in ranges.items():
             if name in fixed:
                 self.problems.add(f"--search {name}", "is also fixed by --set", "give one of the two")
-            if check_range(self.problems, f"--search {name}", text):
-                old = parameters.get(name)
+            old = parameters.get(name)
+            try:
                 parameters[name] = Parameter(name, text, old.when if old else None)
+            except ValueError as error:
+                self.problems.add(f"--search {name}", str(error))
         for name in fixed:
             parameters.pop(name, None)
         for name in LENGTHS.values():

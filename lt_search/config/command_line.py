@@ -1,12 +1,10 @@
-"""Command-line options generated from option classes, and commands as text for messages."""
+"""Command-line options generated from option classes."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,7 +16,7 @@ from lt_search.errors import Problems
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-EMPTY = ("is empty", "give a value, or leave the option out")
+EMPTY = ("is empty", "give a value, or leave it out")
 """What is wrong with an empty value, and the fix."""
 
 
@@ -36,6 +34,7 @@ def add_options(
     options: type,
     names: Iterable[str] | None = None,
     required: Container[str] = (),
+    helps: Mapping[str, str] | None = None,
 ) -> None:
     """Adds an option for each field of a pydantic dataclass: its docstring is the help.
 
@@ -46,11 +45,12 @@ def add_options(
         options: the dataclass.
         names: the fields to add; None: all.
         required: those that must be given, beside the fields without a default.
+        helps: other help texts, by field.
     """
     fields = _fields(options)
     for name in names or fields:
         field = fields[name]
-        text = (field.description or "").replace("%", "%%")
+        text = ((helps or {}).get(name) or field.description or "").replace("%", "%%")
         if isinstance(field.default, bool):
             parser.add_argument(_flag(name, field), dest=name, action="store_true", help=text)
             continue
@@ -75,6 +75,9 @@ def read_options(
         if given is None or given is False:
             continue
         flag = _flag(name, field)
+        if _has_empty(given):
+            problems.add(flag, *EMPTY)
+            continue
         try:
             found[name] = _read(field, given)
         except ValidationError as error:
@@ -85,24 +88,16 @@ def read_options(
     return found
 
 
-def refuse_empty(namespace: argparse.Namespace, problems: Problems) -> None:
-    """Records every option or argument that was given an empty text."""
-    for name, given in vars(namespace).items():
-        if any(isinstance(text, str) and not text.strip() for text in (given if isinstance(given, list) else [given])):
-            problems.add(name if name.isupper() else f"--{name.replace('_', '-')}", *EMPTY)  # arguments are in capitals
+def read_argument(namespace: argparse.Namespace, name: str, problems: Problems) -> str:
+    """The text of a positional argument, which must not be empty."""
+    given: str = getattr(namespace, name)
+    if _has_empty(given):
+        problems.add(name, *EMPTY)
+    return given
 
 
-def command(*words: object) -> str:
-    """A command of `lt-search` as a person can paste it into a shell."""
-    return shlex.join(["lt-search", *map(str, words)])
-
-
-def resume_command(folder: Path, *more: object) -> str:
-    """The command that resumes the run, or the comparison, of a folder."""
-    from lt_search.config.options import RunOptions
-
-    elsewhere = folder.parent != Path(RunOptions.storage).absolute()
-    return command("search", "--resume", folder.name, *(["--storage", folder.parent] if elsewhere else []), *more)
+def _has_empty(given: Any) -> bool:
+    return any(isinstance(text, str) and not text.strip() for text in (given if isinstance(given, list) else [given]))
 
 
 def _read(field: FieldInfo, given: Any) -> Any:

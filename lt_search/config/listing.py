@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,18 +19,17 @@ if TYPE_CHECKING:
     from lt_search.config.parameters import Parameter
 
 
-def list_spaces() -> Table:
+def list_spaces() -> Group:
     """Every shipped space with the first line of its file."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("space", "trainer", "data", "searches", "description"):
-        table.add_column(column, overflow="fold")
+    parts: list[Text | Padding] = []
     for name, text in shipped_spaces().items():
         space = load_space(name)
         tasks = " or ".join(tasks_of(trainer_type(space.trainer), space.metric))
         about = text.splitlines()[0].lstrip("# ") if text.startswith("#") else ""
-        searches = str(len(space.search)) + (f" in each of {len(space.rows)} rows" if space.rows else "")
-        table.add_row(name, space.trainer, tasks, searches, about)
-    return table
+        searches = f"{len(space.search)} parameters" + (f" in each of {len(space.rows)} rows" if space.rows else "")
+        parts.append(Text(f"{name}: {space.trainer}, {tasks} data, {searches}"))
+        parts.append(Padding(Text(about), (0, 0, 0, 4)))
+    return Group(*parts)
 
 
 def show_space(name: str) -> Group:
@@ -42,15 +42,15 @@ def show_space(name: str) -> Group:
     check_space(space, name)
     budgets = Table(title="budgets", title_justify="left", box=None, pad_edge=False)
     for column in ("name", "trials", "image size", "rungs", "fixed"):
-        budgets.add_column(column, overflow="fold")
+        budgets.add_column(column, overflow="fold", no_wrap=column in {"name", "fixed"})
     for budget_name, budget in space.budgets.items():
         size = str(budget.image_size) if budget.image_size else f"of the data, at most {budget.max_image_size}"
         rungs = f"stage 1 {budget.rungs.stage1}, stage 2 {budget.rungs.stage2}, eta {budget.rungs.eta}"
-        fixed = ", ".join(f"{field}={value}" for field, value in {**space.set, **budget.set}.items())
+        fixed = "\n".join(f"{field}={value}" for field, value in {**space.set, **budget.set}.items())
         budgets.add_row(budget_name, str(budget.trials), size, rungs, fixed)
     rows = Table(title="rows, each searched by itself", title_justify="left", box=None, pad_edge=False)
     for column in ("row", "fixed", "searched beside the common ones"):
-        rows.add_column(column, overflow="fold")
+        rows.add_column(column, overflow="fold", no_wrap=column == "row")
     for row_name, row in space.rows.items():
         fixed = ", ".join(f"{field}={value}" for field, value in row.set.items())
         own = space.parameters(next(iter(space.budgets)), row_name)
@@ -58,7 +58,7 @@ def show_space(name: str) -> Group:
     ranges = {budget: space.parameters(budget) for budget in space.budgets}
     table = Table(title=f"fields of {space.trainer}", title_justify="left", box=None, pad_edge=False)
     for column in ("field", "default", "searched", "description"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "field")
     config = trainer_type(space.trainer).config_type()
     for section in ("stage1", "stage2"):
         model: BaseModel = getattr(config, section)

@@ -1,4 +1,4 @@
-"""User options: those that decide the results of a run, and those of how it is carried out.
+"""User options: those that define a search and decide its results, and those of its execution.
 
 The command line is generated from these classes: the docstring of a field is the help of its option.
 """
@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from lt_search.config.command_line import Argument
 from lt_search.config.durations import parse_duration
+from lt_search.config.hints import DEFAULT_STORAGE
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -69,7 +70,7 @@ class SpecOptions:
     dataset: Annotated[str | None, Argument("NAME|FILE.csv", _data_set)] = None
     """digits-lt[:FACTOR], digits-ml[:IMAGES], isic2019[:lt-FACTOR|:balanced-FACTOR], isic-archive-lt[:lists|:patient],
     skin7[:fold-N], hyper-kvasir[:lists|:official-FOLDS-N], nih-cxr14[:official|:chexnet|:patient],
-    cxr-lt-2023[:official|:subject], odir5k[:eyes], or a CSV file; a search without one takes bundled images"""
+    cxr-lt-2023[:official|:subject], odir5k[:eyes], or a CSV file"""
     data_root: Annotated[str | None, Argument("DIR", absolute_path)] = None
     """the folder of a data set as downloaded; where a CSV's image paths start (default: its folder)"""
     _: KW_ONLY
@@ -79,23 +80,23 @@ class SpecOptions:
     image_size: Annotated[int | None, Field(ge=8, le=4096)] = None
     """side in pixels to which images are decoded"""
     budget: Literal["auto", "small", "full"] = "auto"
-    """how much is spent; auto chooses by the device and says so"""
+    """size of the search (trials, image size, epochs); auto chooses by the device"""
     metric: Annotated[str | None, Argument("NAME")] = None
     """objective, such as mAP (default: that of the data set, else that of the space)"""
     seed: Seed = 0
-    """of training and proposals"""
+    """random seed of training and proposals"""
     split_seed: Seed = 0
-    """of the split, where the data comes without one"""
+    """random seed of the split, where the data comes without one"""
     set: Annotated[tuple[str, ...], Argument("NAME=VALUE")] = ()
     """fix a parameter or any config field; may be repeated"""
     search: Annotated[tuple[str, ...], Argument("NAME=RANGE")] = ()
     """search one more parameter, or another range; may be repeated"""
     sampler: Literal["staged", "tpe", "random"] = "staged"
-    """how trials are proposed"""
+    """sampler of proposals"""
     prune: bool = True
-    """train every trial to its end, for comparisons"""
+    """no pruning: train every trial to its end, for comparisons"""
     reuse: bool = True
-    """train stage 1 in every trial, for comparisons"""
+    """no stage-1 reuse: train it in every trial, for comparisons"""
     cost_ratio: Annotated[float | None, Field(ge=1e-6, le=1e6)] = None
     """stage-1 over stage-2 cost in proposals (default: measured, so that proposals depend on the machine)"""
     row: Annotated[str | None, Argument("NAME")] = None
@@ -104,22 +105,22 @@ class SpecOptions:
 
 @dataclass(frozen=True, config=_CONFIG)
 class RunOptions:
-    """Options of how a run is carried out. Not part of its spec, though another device can move the last bits."""
+    """Options of the execution of a run. Not part of its spec, though another device can move the last bits."""
 
-    storage: Annotated[str, Argument("DIR")] = "runs"
+    storage: Annotated[str, Argument("DIR")] = DEFAULT_STORAGE
     """where runs are kept"""
     name: Annotated[str | None, Argument("NAME")] = None
-    """of the run (default: the space's name and a number)"""
+    """name of the run (default: the space's name and a number)"""
     resume: Annotated[str | None, Argument("NAME")] = None
-    """resume a run"""
+    """name or folder of a run to resume"""
     trials: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
     """trials to propose in all (default: as the budget says); with --resume it extends a run"""
     time_budget: Annotated[float | None, Field(gt=0), Argument("2h", parse_duration)] = None
     """stop after this time; the run stays resumable"""  # seconds
     max_concurrent: Annotated[int | None, Field(ge=1, le=100_000)] = None
-    """trials at once (default: as many as fit)"""
+    """most trials in parallel (default: as many as fit)"""
     address: Annotated[str | None, Argument("auto|HOST:PORT")] = None
-    """a running Ray cluster (default: this machine)"""
+    """address of a running Ray cluster (default: this machine)"""
     gpus_per_trial: Annotated[str, AfterValidator(_gpus), Argument("auto|F")] = "auto"
     """GPUs a trial takes; 0.5 lets two share one"""
     cpus_per_trial: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -127,7 +128,7 @@ class RunOptions:
     keep_gb: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     """GB for models of finished trials, best first; the best one is always kept"""
     plan: bool = False
-    """measure one trial and say what the search would take; run nothing"""
+    """dry run: measure one trial and print the expected time and disk"""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -135,11 +136,11 @@ class PosthocOptions:
     """Options of `posthoc`."""
 
     settings: Annotated[int, Field(ge=1, le=1_000_000)] = 300
-    """settings to try at most"""
+    """most settings to try"""
     models: Annotated[int, Field(ge=1, le=100)] = 5
-    """best trials that may join an ensemble"""
+    """number of best trials that may join an ensemble"""
     views: Annotated[int, Field(ge=1, le=8)] = 8
-    """views of an image, 1 to 8"""
+    """number of test-time views of an image, 1 to 8"""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -147,7 +148,7 @@ class PruneOptions:
     """Options of `store prune`."""
 
     keep_gb: Annotated[float, Field(ge=0, le=1e9)]
-    """GB that may stay"""
+    """GB to keep"""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -155,7 +156,7 @@ class EmbedOptions:
     """Options of `data embed-labels`."""
 
     model: Annotated[str, Argument("NAME|DIR")]
-    """of a text encoder on the Hugging Face hub, or its folder"""
+    """name of a text encoder on the Hugging Face hub, or its folder"""
     output: Annotated[str, AfterValidator(_tensor_file), Argument("FILE.safetensors")]
     """the file to write"""
     revision: Annotated[str | None, Argument("WORD")] = None

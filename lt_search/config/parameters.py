@@ -15,6 +15,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from lt_search.config.values import Value, shorten, split_values, write_value
 
@@ -151,11 +152,6 @@ class Parameter:
     def __post_init__(self) -> None:
         object.__setattr__(self, "distribution", parse_range(self.range))
 
-    @classmethod
-    def parse(cls, name: str, range_text: str, when: str | None) -> Parameter:
-        """The parameter of two texts; raises `ValueError` if one of them cannot be read."""
-        return cls(name, range_text, Condition.parse(when) if when else None)
-
     def at_most(self, limit: int) -> Parameter | None:
         """This range of integers without values above `limit`; None where that leaves one value.
 
@@ -201,6 +197,36 @@ class Parameter:
             return tuple(distribution.choices)
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         return distribution.low, distribution.high
+
+
+class SearchedParameter(BaseModel):
+    """A searched parameter as written in a space or in `run.yaml`, beside its name; parsed once, when it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    range: str
+    """See `parse_range`."""
+    when: str | None = None
+    """The condition under which it is sampled, see `Condition.parse`; None: always."""
+    _parsed: Parameter = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Parses both texts; a validator would do so again whenever the entry is put into another model."""
+        mistakes, condition = [], None
+        try:
+            condition = None if self.when is None else Condition.parse(self.when)
+        except ValueError as error:
+            mistakes.append(str(error))
+        try:
+            self._parsed = Parameter("", self.range, condition)
+        except ValueError as error:
+            mistakes.insert(0, str(error))
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+
+    def named(self, name: str) -> Parameter:
+        """The parsed parameter of that name."""
+        return replace(self._parsed, name=name)
 
 
 def in_sampling_order(parameters: Mapping[str, Parameter]) -> tuple[Parameter, ...]:

@@ -9,9 +9,9 @@ from optuna.distributions import IntDistribution
 
 from lt_search.config.budget_check import BudgetCheck, row_of
 from lt_search.config.options import SpecOptions
-from lt_search.config.parameters import Parameter
+from lt_search.config.parameters import Parameter, SearchedParameter
 from lt_search.config.space import Space, load_space
-from lt_search.config.spec import DataFacts, ExtraFacts, RunSpec, SearchedParameter, trainer_type
+from lt_search.config.spec import DataFacts, ExtraFacts, RunSpec, trainer_type
 from lt_search.config.values import flatten
 from lt_search.errors import Problem, Problems, UserError
 from lt_search.metrics.class_groups import class_groups

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lt_search.config.names import row_name_problem
-from lt_search.config.parameters import Condition, Parameter, parse_range
+from lt_search.config.parameters import Parameter, SearchedParameter
 from lt_search.config.validation import read_yaml, validation_problems
 from lt_search.config.values import Value, is_finite, shorten
 from lt_search.errors import Problem, Problems, UserError, did_you_mean
@@ -46,15 +46,8 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ParameterEntry(_Section):
-    """A searched parameter: its range, and the condition under which it is sampled."""
-
-    range: str
-    when: str | None = None
-
-
 Scalar = Annotated[Any, BeforeValidator(_scalar)]
-Entry = Annotated[ParameterEntry, BeforeValidator(_range_alone)]
+Entry = Annotated[SearchedParameter, BeforeValidator(_range_alone)]
 RungPoints = Annotated[list[Any], BeforeValidator(_rung_points)]
 """Integers are steps, floats fractions of the stage's length."""
 
@@ -111,10 +104,10 @@ class Space(_Section):
     """Methods to compare, each searched by itself with the same number of trials; none in an ordinary space."""
 
     def parameters(self, budget: str, row: str | None = None) -> dict[str, Parameter]:
-        """The parameters searched in a budget, by name. Their texts were checked when the space was read."""
+        """The parameters searched in a budget, by name."""
         own = self.rows[row].search if row is not None else {}
         entries = {**self.search, **self.budgets[budget].search, **own}
-        return {name: Parameter.parse(name, entry.range, entry.when) for name, entry in entries.items()}
+        return {name: entry.named(name) for name, entry in entries.items()}
 
 
 def shipped_spaces() -> dict[str, str]:
@@ -141,7 +134,8 @@ def load_space(name_or_file: str) -> Space:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(Problem("--space", f"cannot read {name_or_file}: {error}")) from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(Problem("--space", f"cannot read {name_or_file}: {reason}")) from error
     return parse_space(text, name_or_file)
 
 
@@ -160,13 +154,9 @@ def parse_space(text: str, place: str) -> Space:
         for field in fixed:
             if "." not in field:
                 problems.add(f"{place}: {where}.{field}", "is not in a stage", "write stage1.NAME or stage2.NAME")
-    _check_search(problems, f"{place}: search", space.search)
-    for name, budget in space.budgets.items():
-        _check_search(problems, f"{place}: budgets.{name}.search", budget.search)
-    for name, row in space.rows.items():
+    for name in space.rows:
         if problem := row_name_problem(name):
             problems.add(f"{place}: rows.{name}", *problem)
-        _check_search(problems, f"{place}: rows.{name}.search", row.search)
     problems.raise_if_any()
     return space
 
@@ -176,23 +166,3 @@ def _fixed_fields(space: Space) -> Iterator[tuple[str, Mapping[str, Value]]]:
     yield "set", space.set
     yield from ((f"budgets.{name}.set", budget.set) for name, budget in space.budgets.items())
     yield from ((f"rows.{name}.set", row.set) for name, row in space.rows.items())
-
-
-def _check_search(problems: Problems, place: str, search: Mapping[str, ParameterEntry]) -> None:
-    for name, entry in search.items():
-        check_range(problems, f"{place}.{name}", entry.range)
-        if entry.when is not None:
-            try:
-                Condition.parse(entry.when)
-            except ValueError as error:
-                problems.add(f"{place}.{name}.when", str(error))
-
-
-def check_range(problems: Problems, place: str, text: str) -> bool:
-    """Records what is wrong with a range's text; True if nothing is."""
-    try:
-        parse_range(text)
-    except ValueError as error:
-        problems.add(place, str(error))
-        return False
-    return True

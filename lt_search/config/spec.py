@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from lt_search.config.parameters import Parameter
+from lt_search.config.parameters import Parameter, SearchedParameter
 from lt_search.config.values import flatten, unflatten
 from lt_search.errors import Problem, UserError
 from lt_search.metrics.evaluate import metrics_for
@@ -17,20 +17,6 @@ from trainers.registry import UnknownTrainer, find_trainer
 
 if TYPE_CHECKING:
     from trainers.base import Task, TrainerConfig, TwoStageTrainer
-
-
-class SearchedParameter(BaseModel):
-    """A searched parameter, as kept in `run.yaml`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    range: str
-    when: str | None = None
-
-    @model_validator(mode="after")
-    def _can_be_read(self) -> Self:
-        Parameter.parse("", self.range, self.when)
-        return self
 
 
 class ExtraFacts(BaseModel):
@@ -124,7 +110,7 @@ class RunSpec(BaseModel):
     @property
     def parameters(self) -> dict[str, Parameter]:
         """The searched parameters by name."""
-        return {name: Parameter.parse(name, entry.range, entry.when) for name, entry in self.search.items()}
+        return {name: entry.named(name) for name, entry in self.search.items()}
 
     @property
     def stage_lengths(self) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lt_search.data.csv_reader import read_csv_dataset
 from lt_search.data.digits import digits_lt, digits_ml
@@ -82,6 +83,12 @@ def load_dataset(
     known = [*BUNDLED, *PUBLISHED]
     fix = did_you_mean(name, known, f"use {', '.join(known)}, or the path of a CSV file")
     raise UserError(Problem(PLACE, f"unknown data set {name_or_csv!r}", fix))
+
+
+def dataset_of(options: Mapping[str, Any], default: str = "") -> Dataset:
+    """The data set that `SpecOptions`, by name, describe; `default` where they name none. See `load_dataset`."""
+    root = options["data_root"]
+    return load_dataset(options["dataset"] or default, Path(root) if root else None, options["split_seed"])
 
 
 def _load_published(address: str, data_root: Path | None, split_seed: int) -> Dataset:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lt_search.config.command_line import resume_command
+from lt_search.config.hints import resume_command
 from lt_search.config.spec import RunSpec
 from lt_search.errors import Problem, UserError
 from lt_search.results.summary import summarise

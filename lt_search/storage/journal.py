@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lt_search.config.command_line import resume_command
+from lt_search.config.hints import resume_command
 from lt_search.errors import Problem, UserError
 from lt_search.locks import held, is_held
 from lt_search.storage.files import sync_folder

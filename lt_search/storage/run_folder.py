@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lt_search.config.command_line import resume_command
+from lt_search.config.hints import resume_command
 from lt_search.config.names import numbered_stem, run_name_problem
 from lt_search.config.spec import DIGEST, RunSpec, check_digest, spec_digest
 from lt_search.config.validation import read_yaml, validation_problems

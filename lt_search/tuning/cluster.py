@@ -111,7 +111,7 @@ def _no_cluster(address: str, reason: str) -> Problem:
     )
 
 
-def resources_there() -> Mapping[str, float]:
+def available_resources() -> Mapping[str, float]:
     """All CPUs and GPUs of the connected cluster, nodes that joined later included.
 
     Without a connection, what Ray would find on this machine, which takes no start of it to know.
@@ -132,7 +132,7 @@ def has_gpu(there: Mapping[str, float]) -> bool:
     return there.get("GPU", 0) >= 1
 
 
-def fit(there: Mapping[str, float], each: TrialResources) -> int:
+def trials_that_fit(there: Mapping[str, float], each: TrialResources) -> int:
     """How many trials fit on a cluster's resources at once. A share of a GPU is never put together from several."""
     by_cpu = int(there.get("CPU", 0) // each.cpus)
     if each.gpus == 0:
@@ -142,9 +142,9 @@ def fit(there: Mapping[str, float], each: TrialResources) -> int:
     return min(by_cpu, by_gpu)
 
 
-def at_a_time(there: Mapping[str, float], each: TrialResources, most: int | None) -> int:
+def max_parallel_trials(there: Mapping[str, float], each: TrialResources, most: int | None) -> int:
     """How many trials of a search run at once: as many as fit, or `most`, but one at least."""
-    there_fit = max(1, fit(there, each))
+    there_fit = max(1, trials_that_fit(there, each))
     return there_fit if most is None else min(there_fit, most)
 
 
@@ -156,7 +156,7 @@ def choose_resources(cpus: int, gpus: str, there: Mapping[str, float]) -> TrialR
     """
     amount = (1.0 if has_gpu(there) else 0.0) if gpus == "auto" else float(gpus)
     each = TrialResources(cpus, amount)
-    if fit(there, each) < 1:
+    if trials_that_fit(there, each) < 1:
         what = f"a trial takes {cpus} CPUs and {amount:g} GPUs, but the cluster has {there.get('CPU', 0):g} CPUs and "
         raise UserError(
             Problem(

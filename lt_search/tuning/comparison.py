@@ -20,13 +20,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lt_search.config.command_line import command, resume_command
+from lt_search.config.hints import command, resume_command
 from lt_search.config.names import numbered_stem
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.resolver import kept_options, resolve_spec
 from lt_search.config.spec import DIGEST, check_digest, spec_digest
 from lt_search.config.validation import read_yaml
-from lt_search.data.registry import load_dataset
+from lt_search.data.registry import dataset_of
 from lt_search.data.table import Dataset
 from lt_search.errors import ExitCode, Problem, Problems, UserError
 from lt_search.metrics.bootstrap import Bootstrap
@@ -72,26 +72,32 @@ def comparison_folder(storage: Path, name: str) -> FolderStore:
     return find_folder(FolderStore(storage), name, COMPARISON)
 
 
-def search_or_compare(options: SpecOptions, how: RunOptions, console: Console) -> ExitCode:
+def search_or_compare(
+    options: SpecOptions, run_options: RunOptions, console: Console, problems: Problems | None = None
+) -> ExitCode:
     """Starts or resumes what the options ask for: a run, or a comparison where a space has rows and none is chosen.
+
+    `problems` are mistakes in the options of a new search, which are then reported together with all others.
 
     Raises:
         UserError: with every mistake found; nothing was written then.
     """
-    if how.resume is not None:
-        compared = comparison_folder(Path(how.storage), how.resume).exists(COMPARISON)
-        return (compare if compared else search)(options, how, console)
-    inputs = load_inputs(options, how)
+    if run_options.resume is not None:
+        compared = comparison_folder(Path(run_options.storage), run_options.resume).exists(COMPARISON)
+        return (compare if compared else search)(options, run_options, console)
+    inputs = load_inputs(options, run_options, problems)
     compared = options.row is None and bool(inputs.space.rows)
-    return (compare if compared else search)(options, how, console, inputs)
+    return (compare if compared else search)(options, run_options, console, inputs)
 
 
-def compare(options: SpecOptions, how: RunOptions, console: Console, inputs: SearchInputs | None = None) -> ExitCode:
+def compare(
+    options: SpecOptions, run_options: RunOptions, console: Console, inputs: SearchInputs | None = None
+) -> ExitCode:
     """Searches every row in turn, or resumes that, then ranks them.
 
     Args:
         options: what is compared; the space names the rows.
-        how: how each row's search is carried out; `trials` are per row, `time_budget` is for all.
+        run_options: options of the execution; `trials` are per row, `time_budget` is for all.
         console: for messages and the status.
         inputs: of a new comparison, where they were loaded before.
 
@@ -103,22 +109,22 @@ def compare(options: SpecOptions, how: RunOptions, console: Console, inputs: Sea
     """
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with ExitStack() as stack:
-        if how.address is not None:
-            stack.enter_context(ray_cluster(how.address))  # the budget depends on the cluster's devices
-        if how.resume is not None:
-            folder, rows = _open(options, how, say)
+        if run_options.address is not None:
+            stack.enter_context(ray_cluster(run_options.address))  # the budget depends on the cluster's devices
+        if run_options.resume is not None:
+            folder, rows = _open(options, run_options, say)
         else:
-            inputs = inputs or load_inputs(options, how)
-            rows = _checked_rows(options, how, inputs, say)
-            if how.plan:
+            inputs = inputs or load_inputs(options, run_options)
+            rows = _checked_rows(options, run_options, inputs, say)
+            if run_options.plan:
                 say(f"the plan of each is that of {next(iter(rows))}, but for its own parameters:")
-                return search(next(iter(rows.values())), how, console, inputs)
-            folder = _create(options, how, list(rows), inputs.storage)
+                return search(next(iter(rows.values())), run_options, console, inputs)
+            folder = _create(options, run_options, list(rows), inputs.storage)
         stack.enter_context(sole_driver(folder.root))
-        if not how.plan:
-            stack.enter_context(ray_cluster(how.address))
-        code = _search_rows(folder, rows, options, how, console, inputs)
-    if code != ExitCode.INTERRUPTED and not how.plan:
+        if not run_options.plan:
+            stack.enter_context(ray_cluster(run_options.address))
+        code = _search_rows(folder, rows, options, run_options, console, inputs)
+    if code != ExitCode.INTERRUPTED and not run_options.plan:
         show_ranking(folder, console, options)
     return code
 
@@ -127,13 +133,13 @@ def _search_rows(
     folder: FolderStore,
     rows: Mapping[str, SpecOptions],
     options: SpecOptions,
-    how: RunOptions,
+    run_options: RunOptions,
     console: Console,
     inputs: SearchInputs | None,
 ) -> ExitCode:
     """Searches the rows in turn; the worst exit code of them."""
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    deadline = None if how.time_budget is None else time.monotonic() + how.time_budget
+    deadline = None if run_options.time_budget is None else time.monotonic() + run_options.time_budget
     worst = ExitCode.DONE
     for number, (name, row_options) in enumerate(rows.items(), start=1):
         left = None if deadline is None else deadline - time.monotonic()
@@ -141,7 +147,7 @@ def _search_rows(
             say(f"the time budget is used up; resume with: {resume_command(folder.root)}")
             break
         say(f"\nrow {number} of {len(rows)}: {name}")
-        row_how = replace(how, storage=str(folder.root), time_budget=left, name=None, resume=None)
+        row_how = replace(run_options, storage=str(folder.root), time_budget=left, name=None, resume=None)
         if folder.exists(f"{name}/{SPEC}"):
             code = search(options, replace(row_how, resume=name), console)
         else:
@@ -197,7 +203,7 @@ def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None)
             continue
         export = read_export(folder.path(f"{name}/{FOLDER}"))
         if data is None:
-            data = _data_of({**export.spec.options, **moved_data(moved)}, export.spec.data.name)
+            data = dataset_of({**export.spec.options, **moved_data(moved)}, export.spec.data.name)
         logits[name] = predict(export, data, data.val).numpy()
         store, spec = open_run(folder, name)
         summaries[name] = summarise(spec, Journal.reader(store.path(JOURNAL)))
@@ -227,26 +233,28 @@ def rank(folder: FolderStore, rows: list[str], moved: SpecOptions | None = None)
 
 
 def _checked_rows(
-    options: SpecOptions, how: RunOptions, inputs: SearchInputs, say: Callable[[str], None]
+    options: SpecOptions, run_options: RunOptions, inputs: SearchInputs, say: Callable[[str], None]
 ) -> dict[str, SpecOptions]:
     """The options of every row; raises `UserError` for all mistakes in any of them, before the first one trains."""
     rows = {name: replace(options, row=name) for name in inputs.space.rows}
-    gpu, problems = gpu_available(how), Problems()
+    gpu, problems = gpu_available(run_options), Problems()
     for row in rows.values():
         problems.collect(partial(_resolve, row, inputs, gpu))
-    if how.name is not None and inputs.storage.exists(how.name):
-        path = inputs.storage.path(how.name)
+    if run_options.name is not None and inputs.storage.exists(run_options.name):
+        path = inputs.storage.path(run_options.name)
         problems.add("--name", f"{path} exists", f"resume it with: {resume_command(path)}; or give another name")
     problems.raise_if_any()
     say(f"comparing {len(rows)} rows: {', '.join(rows)}")
     return rows
 
 
-def _create(options: SpecOptions, how: RunOptions, rows: list[str], storage: FolderStore) -> FolderStore:
+def _create(options: SpecOptions, run_options: RunOptions, rows: list[str], storage: FolderStore) -> FolderStore:
     """Makes the folder of a new comparison."""
-    folder = claim(storage, how.name) if how.name else claim_numbered(storage, numbered_stem(options.space))
+    folder = (
+        claim(storage, run_options.name) if run_options.name else claim_numbered(storage, numbered_stem(options.space))
+    )
     if folder is None:
-        what = f"{storage.path(str(how.name))} was made by another process"
+        what = f"{storage.path(str(run_options.name))} was made by another process"
         raise UserError(Problem("--name", what, "give another name"))
     content = {"options": kept_options(options), "rows": rows}
     kept = {**content, DIGEST: spec_digest(content)}
@@ -255,10 +263,10 @@ def _create(options: SpecOptions, how: RunOptions, rows: list[str], storage: Fol
 
 
 def _open(
-    options: SpecOptions, how: RunOptions, say: Callable[[str], None]
+    options: SpecOptions, run_options: RunOptions, say: Callable[[str], None]
 ) -> tuple[FolderStore, dict[str, SpecOptions]]:
     """An existing comparison, with the options of its rows."""
-    folder = comparison_folder(Path(how.storage), str(how.resume))
+    folder = comparison_folder(Path(run_options.storage), str(run_options.resume))
     content = _read(folder)
     if options.row is not None:
         fix = f"leave it out, or resume that run with: {resume_command(folder.path(options.row))}"
@@ -291,8 +299,3 @@ def _metric(folder: FolderStore, rows: list[str]) -> str:
         if folder.exists(f"{name}/{SPEC}"):
             return open_run(folder, name)[1].metric
     raise UserError(Problem(str(folder.root), "has no run yet", f"resume it with: {resume_command(folder.root)}"))
-
-
-def _data_of(options: Mapping[str, Any], name: str) -> Dataset:
-    root = options["data_root"]
-    return load_dataset(options["dataset"] or name, Path(root) if root else None, options["split_seed"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,13 +15,13 @@ from lt_search.config.space import Space, load_space
 from lt_search.config.spec import RunSpec, extra_key, tasks_of, trainer_type
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.data.extra import add_extra_data
-from lt_search.data.registry import bundled_for, load_dataset
+from lt_search.data.registry import bundled_for, dataset_of
 from lt_search.errors import Problems, UserError
 from lt_search.metrics.evaluate import METRICS, counted_classes
 from lt_search.storage.files import FolderStore, open_storage
 from lt_search.storage.run_folder import check_folder_name, check_name
 from lt_search.training.tensor_files import resolve_resources
-from lt_search.tuning.cluster import check_address, has_gpu, resources_there
+from lt_search.tuning.cluster import available_resources, check_address, has_gpu
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,23 +54,28 @@ class PreparedRun:
     """Trials that the budget proposes."""
 
 
-def load_inputs(options: SpecOptions, how: RunOptions) -> SearchInputs:
+def load_inputs(options: SpecOptions, run_options: RunOptions, problems: Problems | None = None) -> SearchInputs:
     """Loads the space and the data of a new search, and checks where it will be kept.
 
+    Args:
+        options: what is searched.
+        run_options: options of its execution.
+        problems: mistakes that were found in the options, whose places have default values in them.
+
     Raises:
-        UserError: with all mistakes in the space, the data, the storage, the name and the address in one message.
+        UserError: with all mistakes in the options, the space, the data, the storage, the name and the address.
     """
-    problems = Problems()
-    if how.name is not None:
-        problems.collect(partial(check_folder_name, how.name))
-    problems.collect(lambda: check_address(how.address))
-    storage = problems.collect(lambda: open_storage(how.storage))
-    space = problems.collect(lambda: load_space(options.space))
+    problems = problems or Problems()
+    if run_options.name is not None:
+        problems.collect(partial(check_folder_name, run_options.name))
+    problems.collect(lambda: check_address(run_options.address))
+    storage = problems.collect(lambda: open_storage(run_options.storage))
+    space = None if problems.has("--space") else problems.collect(lambda: load_space(options.space))
     trainer = problems.collect(lambda: trainer_type(space.trainer)) if space else None
     bundled = bundled_for(tasks_of(trainer, space.metric)[-1]) if space and trainer else ""
-    dataset = (
-        problems.collect(lambda: load_training_data(vars(options), bundled)) if options.dataset or bundled else None
-    )
+    dataset = None
+    if (options.dataset or bundled) and not problems.has("--dataset", "--data-root", "--extra-data"):
+        dataset = problems.collect(lambda: load_training_data(vars(options), bundled))
     problems.raise_if_any()
     assert storage is not None
     assert space is not None
@@ -80,19 +84,19 @@ def load_inputs(options: SpecOptions, how: RunOptions) -> SearchInputs:
 
 
 def prepare(
-    options: SpecOptions, how: RunOptions, inputs: SearchInputs, console: Console, say: Callable[[str], None]
+    options: SpecOptions, run_options: RunOptions, inputs: SearchInputs, console: Console, say: Callable[[str], None]
 ) -> PreparedRun:
     """Resolves the spec of a new run; with an address, the cluster must be connected.
 
     Raises:
         UserError: with every mistake found; nothing was written then.
     """
-    spec = resolve_spec(options, inputs.dataset, gpu=gpu_available(how), space=inputs.space)
+    spec = resolve_spec(options, inputs.dataset, gpu=gpu_available(run_options), space=inputs.space)
     spec, weights = resolve_resources(spec, say)
     announce(spec, inputs.dataset, say)
     pixels = decode(inputs.dataset, spec.data.image_size, console)
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"pixels": pixels})})
-    check_name(inputs.storage, how.name, spec)
+    check_name(inputs.storage, run_options.name, spec)
     trials = budget_trials(inputs.space, spec)
     return PreparedRun(spec, inputs.dataset, weights, inputs.storage, None, lambda: trials)
 
@@ -112,16 +116,14 @@ def load_training_data(options: Mapping[str, Any], default: str) -> Dataset:
     Raises:
         UserError: with everything that is wrong with it.
     """
-    root = options["data_root"]
-    dataset = load_dataset(options["dataset"] or default, Path(root) if root else None, options["split_seed"])
-    return add_extra_data(dataset, options.get("extra_data") or (), options["split_seed"])
+    return add_extra_data(dataset_of(options, default), options.get("extra_data") or (), options["split_seed"])
 
 
-def gpu_available(how: RunOptions) -> bool:
+def gpu_available(run_options: RunOptions) -> bool:
     """Whether trials can have a GPU; with an address, the cluster must be connected."""
-    if how.gpus_per_trial != "auto" and float(how.gpus_per_trial) == 0:
+    if run_options.gpus_per_trial != "auto" and float(run_options.gpus_per_trial) == 0:
         return False
-    return has_gpu(resources_there()) if how.address is not None else torch.cuda.is_available()
+    return has_gpu(available_resources()) if run_options.address is not None else torch.cuda.is_available()
 
 
 def announce(spec: RunSpec, dataset: Dataset, say: Callable[[str], None]) -> None:

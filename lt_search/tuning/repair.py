@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lt_search.config.command_line import resume_command
+from lt_search.config.hints import resume_command
 from lt_search.errors import ExitCode
 from lt_search.results.export import reproduces, sound_weights
 from lt_search.results.summary import TrialSummary, summarise

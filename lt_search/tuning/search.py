@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
-from lt_search.config.command_line import command, resume_command
+from lt_search.config.hints import command, resume_command
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.spec import RunSpec
 from lt_search.errors import ExitCode
@@ -27,7 +27,13 @@ from lt_search.storage.run_folder import JOURNAL, new_run, open_run, shared_stor
 from lt_search.storage.schema import TRIALS, target_trials
 from lt_search.storage.stage_store import StageStore
 from lt_search.training.inputs import LoadedInputs, RunInputs
-from lt_search.tuning.cluster import TrialResources, at_a_time, choose_resources, ray_cluster, resources_there
+from lt_search.tuning.cluster import (
+    TrialResources,
+    available_resources,
+    choose_resources,
+    max_parallel_trials,
+    ray_cluster,
+)
 from lt_search.tuning.plan import measure, render_plan
 from lt_search.tuning.prepare import PreparedRun, SearchInputs, load_inputs, prepare
 from lt_search.tuning.progress import render_leaderboard, show_value
@@ -43,12 +49,14 @@ DEVICE = "device"
 """User attribute of the study: on what its trials were last computed."""
 
 
-def search(options: SpecOptions, how: RunOptions, console: Console, inputs: SearchInputs | None = None) -> ExitCode:
+def search(
+    options: SpecOptions, run_options: RunOptions, console: Console, inputs: SearchInputs | None = None
+) -> ExitCode:
     """Starts or resumes a run.
 
     Args:
-        options: what the run is; where `how.resume` names a run, nothing in it may say otherwise.
-        how: how it is carried out.
+        options: what the run is; where `run_options.resume` names a run, nothing in it may say otherwise.
+        run_options: options of its execution.
         console: for messages and the status.
         inputs: of a new run, where they were loaded before.
 
@@ -60,42 +68,42 @@ def search(options: SpecOptions, how: RunOptions, console: Console, inputs: Sear
     """
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with ExitStack() as stack:
-        if how.resume is None:
-            inputs = inputs or load_inputs(options, how)
-            if how.address is not None:
-                stack.enter_context(ray_cluster(how.address))  # the budget depends on the cluster's devices
-            run = prepare(options, how, inputs, console, say)
+        if run_options.resume is None:
+            inputs = inputs or load_inputs(options, run_options)
+            if run_options.address is not None:
+                stack.enter_context(ray_cluster(run_options.address))  # the budget depends on the cluster's devices
+            run = prepare(options, run_options, inputs, console, say)
         else:
-            folder, spec = open_run(open_storage(how.storage), how.resume)
+            folder, spec = open_run(open_storage(run_options.storage), run_options.resume)
             stack.enter_context(sole_driver_of_sound(folder))
             run = resume(folder, spec, options, console, say)
-        if how.plan:
-            _show_plan(run, how, say)
+        if run_options.plan:
+            _show_plan(run, run_options, say)
             return ExitCode.DONE
-        if how.address is None:
+        if run_options.address is None:
             say("starting Ray on this machine")
-        stack.enter_context(ray_cluster(how.address))
-        each = choose_resources(how.cpus_per_trial, how.gpus_per_trial, resources_there())
+        stack.enter_context(ray_cluster(run_options.address))
+        each = choose_resources(run_options.cpus_per_trial, run_options.gpus_per_trial, available_resources())
         store = run.store
         if store is None:
-            store = new_run(run.storage, how.name, run.spec, provenance())
+            store = new_run(run.storage, run_options.name, run.spec, provenance())
             stack.enter_context(sole_driver(store.root))
         say(f"run {store.root.name} in {store.root}")
-        return _carry_out(run, store, each, how, console, say)
+        return _carry_out(run, store, each, run_options, console, say)
 
 
 def _carry_out(
     run: PreparedRun,
     store: FolderStore,
     each: TrialResources,
-    how: RunOptions,
+    run_options: RunOptions,
     console: Console,
     say: Callable[[str], None],
 ) -> ExitCode:
     spec = run.spec
     journal = Journal(store.path(JOURNAL), _sampler(spec))
     kept = journal.study.user_attrs.get(TRIALS)
-    target = target_of(how.trials, kept, run.trials)
+    target = target_of(run_options.trials, kept, run.trials)
     if target != kept:
         journal.study.set_user_attr(TRIALS, target)
     if not spec.search:
@@ -104,7 +112,7 @@ def _carry_out(
     shared = shared_storage(store).root if spec.reuse else None
     inputs = RunInputs.of(spec, run.dataset, run.weights, store.root, shared)
     try:
-        stop = carry_out(spec, journal, store, inputs, each, how, console)
+        stop = carry_out(spec, journal, store, inputs, each, run_options, console)
         return _conclude(spec, journal, store, stop, console, say)
     except KeyboardInterrupt:
         say(f"interrupted at once; resume with: {resume_command(store.root)}")
@@ -117,29 +125,35 @@ def _carry_out(
         return ExitCode.FAILED
 
 
-def _show_plan(run: PreparedRun, how: RunOptions, say: Callable[[str], None]) -> None:
+def _show_plan(run: PreparedRun, run_options: RunOptions, say: Callable[[str], None]) -> None:
     """Says what a new run would take, or what is left of a resumed one."""
     spec, store = run.spec, run.store
     target, started = (None, []) if store is None else _started(store)
     ended = sum(trial.state.is_finished() for trial in started)
     # A run whose target was lowered still trains the trials that it had begun to their end.
-    trials = max(target_of(how.trials, target, run.trials), len(started)) - ended
+    trials = max(target_of(run_options.trials, target, run.trials), len(started)) - ended
     if not trials:
         say(f"nothing is left to plan: all {ended} trials have ended; plan more with --trials {2 * ended}")
         return
-    with nullcontext() if how.address is None else ray_cluster(how.address):
-        there = resources_there()
-    each = choose_resources(how.cpus_per_trial, how.gpus_per_trial, there)
+    with nullcontext() if run_options.address is None else ray_cluster(run_options.address):
+        there = available_resources()
+    each = choose_resources(run_options.cpus_per_trial, run_options.gpus_per_trial, there)
     gpu = bool(each.gpus) and torch.cuda.is_available()
-    concurrent = min(trials, at_a_time(there, each, how.max_concurrent))
+    concurrent = min(trials, max_parallel_trials(there, each, run_options.max_concurrent))
     say("measuring one trial")
-    torch.set_num_threads(how.cpus_per_trial)
+    torch.set_num_threads(run_options.cpus_per_trial)
     inputs = RunInputs.of(spec, run.dataset, run.weights, run.storage.root)
     costs = measure(spec, LoadedInputs(inputs, torch.device("cuda" if gpu else "cpu")), run.storage)
-    kind = compute_kind("cuda" if gpu else "cpu", how.cpus_per_trial)
+    kind = compute_kind("cuda" if gpu else "cpu", run_options.cpus_per_trial)
     stages = StageStore(run.storage if store is None else shared_storage(store))
     expected = expect(spec, trials, costs, _sampler(spec), stages.has, kind, started)
-    device = "GPU" if gpu else "CPU core" if how.cpus_per_trial == 1 else f"trial on {how.cpus_per_trial} CPU cores"
+    device = (
+        "GPU"
+        if gpu
+        else "CPU core"
+        if run_options.cpus_per_trial == 1
+        else f"trial on {run_options.cpus_per_trial} CPU cores"
+    )
     say(
         render_plan(
             spec,
@@ -147,7 +161,7 @@ def _show_plan(run: PreparedRun, how: RunOptions, say: Callable[[str], None]) ->
             expected,
             costs,
             concurrent=concurrent,
-            keep_gb=how.keep_gb,
+            keep_gb=run_options.keep_gb,
             device=device,
             started=started,
         )

@@ -22,7 +22,7 @@ from lt_search.results.summary import summarise
 from lt_search.results.tensorboard import TensorBoardLog
 from lt_search.storage.addresses import compute_kind
 from lt_search.storage.files import FolderStore
-from lt_search.tuning.cluster import TrialResources, at_a_time, resources_there
+from lt_search.tuning.cluster import TrialResources, available_resources, max_parallel_trials
 from lt_search.tuning.controller import Controller
 from lt_search.tuning.progress import LiveStatus
 from lt_search.tuning.run_log import RunLog
@@ -98,7 +98,7 @@ class SearchLoop:
 
     def slots(self) -> int:
         """Trials that may run at once now; asked anew each time, so that nodes which join a cluster get work."""
-        return at_a_time(resources_there(), self._each, self._max_concurrent)
+        return max_parallel_trials(available_resources(), self._each, self._max_concurrent)
 
     def should_stop(self) -> bool:
         """Whether the search is to end now; the first reason is kept."""

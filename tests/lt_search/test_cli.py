@@ -59,7 +59,7 @@ def _csv(folder: Path, *lines: str, header: str = "image,label") -> Path:
 def test_every_mistake_of_one_command_is_in_one_message(run, tmp_path: Path) -> None:
     outcome = run("search", "--trials", "0", "--seed", "x", "--gpus-per-trial", "1.5", "--time-budget", "soon")
     assert outcome.code == 2
-    assert "5 things are wrong" in outcome.err
+    assert "invalid input: 5 errors" in outcome.err
     for place in (
         "--trials: must be at least 1",
         "--seed: must be an integer (given: 'x')",
@@ -71,11 +71,26 @@ def test_every_mistake_of_one_command_is_in_one_message(run, tmp_path: Path) -> 
     assert os.listdir(tmp_path) == []
 
 
+def test_mistakes_in_options_come_with_empty_values_and_with_mistakes_in_what_they_name(run, tmp_path: Path) -> None:
+    outcome = run("search", "--time-budget", "1h1h", "--gpus-per-trial", "x", "--metric", "", "--space", "")
+    places = ("--time-budget: ", "--gpus-per-trial: ", "--metric: is empty", "--space: is empty")
+    assert outcome.code == 2
+    assert sum(line.startswith("  --") for line in outcome.err.splitlines()) == len(places)
+    for place in places:
+        assert place in outcome.err
+    (tmp_path / "file").touch()
+    argv = ("--space", "ldrnt", "--seed", "x", "--dataset", "nope", "--storage", tmp_path / "file", "--name", "a/b")
+    outcome = run("search", *argv)
+    assert outcome.code == 2
+    for place in ("--space: there is no search space 'ldrnt'", "--seed: ", "unknown data set", "--storage: ", "--name"):
+        assert place in outcome.err
+
+
 def test_mistakes_in_the_space_the_data_and_the_storage_come_together(run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = run("search", "--space", "nope", "--dataset", "nope.csv", "--storage", tmp_path / "file")
     assert outcome.code == 2
-    assert "3 things are wrong" in outcome.err
+    assert "invalid input: 3 errors" in outcome.err
     for place in ("--space", "nope.csv", "--storage"):
         assert place in outcome.err
 
@@ -259,7 +274,8 @@ def test_extra_data_is_checked_and_planned_with(run, tiny_csv: Path, tmp_path: P
     wrong = run("search", "--space", "ldrnet", *data, "--metric", "mPA")
     assert wrong.code == 2
     assert (
-        "2 things are wrong" in wrong.err and "--extra-data: ldrnet does not take labels that are unknown" in wrong.err
+        "invalid input: 2 errors" in wrong.err
+        and "--extra-data: ldrnet does not take labels that are unknown" in wrong.err
     )
     missing = run("search", "--space", "cxr", *data, "--extra-data", "none.csv")
     assert missing.code == 2 and f"--extra-data: {tmp_path / 'none.csv'}: no such file" in missing.err
@@ -411,7 +427,7 @@ def test_spaces_refuses_a_file_that_search_would_refuse(run, tmp_path: Path) -> 
     )
     outcome = run("spaces", "mine.yaml")
     assert outcome.code == 2
-    assert "2 things are wrong" in outcome.err and "stage1.lr: must be at most" in outcome.err
+    assert "invalid input: 2 errors" in outcome.err and "stage1.lr: must be at most" in outcome.err
 
 
 def test_evaluate_of_a_folder_that_is_no_export_is_refused(run, tmp_path: Path) -> None:
@@ -446,7 +462,7 @@ def test_posthoc_hands_its_options_on(run, tmp_path: Path, monkeypatch: pytest.M
     words = ("--settings", 9, "--models", 2, "--views", 4, "--dataset", "x.csv", "--data-root", "d", "--storage", "s")
     assert run("posthoc", "some-run", *words).code == 0
     expected = {"name": "some-run", "storage": tmp_path / "s", "trials": 9, "models": 2, "views": 4}
-    assert given == {**expected, "dataset": "x.csv", "data_root": "d"}
+    assert given == {**expected, "dataset": str(tmp_path / "x.csv"), "data_root": str(tmp_path / "d")}
     assert run("posthoc", "some-run").code == 0
     assert (given["trials"], given["models"], given["views"]) == (300, 5, 8)
 
@@ -463,4 +479,4 @@ def test_the_console_script_ends_with_the_commands_exit_code(tmp_path: Path) -> 
         [script, "status", "nothing", "--storage", tmp_path], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("lt-search: one thing is wrong with the input\n")
+    assert ended.stderr.startswith("lt-search: invalid input: 1 error\n")

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lt_search.config.command_line import command, resume_command
+from lt_search.config.hints import command, resume_command
 from lt_search.data.workers import progress_bar
 from lt_search.errors import ExitCode, Problem, UserError
 from lt_search.locks import held

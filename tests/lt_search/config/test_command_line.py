@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_search.config.command_line import add_options, read_options, refuse_empty, resume_command
+from lt_search.config.command_line import add_options, read_argument, read_options
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.errors import Problems, UserError
 
@@ -72,16 +72,16 @@ def test_the_help_is_the_fields_docstring_with_the_default() -> None:
     assert "--gpus-per-trial auto|F GPUs a trial takes" in text
 
 
-def test_empty_values_are_refused_wherever_they_are() -> None:
+def test_empty_values_are_collected_with_the_other_mistakes() -> None:
     problems = Problems()
-    refuse_empty(argparse.Namespace(metric="", storage=" ", set=["a=1", ""], RUN="", name=None, plan=False), problems)
+    namespace = argparse.Namespace(metric="", search=["a=1", ""], seed="x", RUN=" ", set=["a=1"])
+    assert read_options(namespace, SpecOptions, problems, ("metric", "seed", "set", "search")) == {"set": ("a=1",)}
+    read_argument(namespace, "RUN", problems)
     with pytest.raises(UserError) as raised:
         problems.raise_if_any()
-    assert [problem.place for problem in raised.value.problems] == ["--metric", "--storage", "--set", "RUN"]
-
-
-def test_a_command_can_be_pasted_also_where_a_folder_has_blanks(tmp_path: Path) -> None:
-    folder = tmp_path / "my runs" / "a"
-    words = shlex.split(resume_command(folder, "--trials", 6))
-    assert words == ["lt-search", "search", "--resume", "a", "--storage", str(tmp_path / "my runs"), "--trials", "6"]
-    assert resume_command(Path("runs").absolute() / "b") == "lt-search search --resume b"
+    assert [(problem.place, problem.what) for problem in raised.value.problems] == [
+        ("--metric", "is empty"),
+        ("--seed", "must be an integer (given: 'x')"),
+        ("--search", "is empty"),
+        ("RUN", "is empty"),
+    ]

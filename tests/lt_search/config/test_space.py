@@ -45,9 +45,9 @@ budgets:
     assert places == [
         "mine.yaml: search.stage1.lr",
         "mine.yaml: search.stage2.q",
-        "mine.yaml: search.stage2.q.when",
         "mine.yaml: budgets.small.search.stage2.alpha",
     ]
+    assert "'uniform(1, 0.1)' is reversed" in str(raised.value) and "'stage2.gce_form > 2' is not" in str(raised.value)
 
 
 LMD = "trainer: lmd\nmetric: BACC\nbudgets: {small: {trials: 3}}\n"

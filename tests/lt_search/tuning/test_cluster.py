@@ -8,7 +8,14 @@ import torch
 from ray._private.utils import get_num_cpus
 
 from lt_search.errors import MachineError
-from lt_search.tuning.cluster import TrialResources, at_a_time, cores_given, fit, ray_cluster, resources_there
+from lt_search.tuning.cluster import (
+    TrialResources,
+    available_resources,
+    cores_given,
+    max_parallel_trials,
+    ray_cluster,
+    trials_that_fit,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +32,7 @@ from lt_search.tuning.cluster import TrialResources, at_a_time, cores_given, fit
     ],
 )
 def test_trials_that_fit(cpus: int, gpus: int, each: TrialResources, trials: int) -> None:
-    assert fit({"CPU": cpus, "GPU": gpus}, each) == trials
+    assert trials_that_fit({"CPU": cpus, "GPU": gpus}, each) == trials
 
 
 @pytest.mark.parametrize(
@@ -40,7 +47,7 @@ def test_trials_that_fit(cpus: int, gpus: int, each: TrialResources, trials: int
 def test_as_many_run_at_a_time_as_fit_and_are_wanted(
     cpus: int, gpus: int, each: TrialResources, most: int | None, trials: int
 ) -> None:
-    assert at_a_time({"CPU": cpus, "GPU": gpus}, each, most) == trials
+    assert max_parallel_trials({"CPU": cpus, "GPU": gpus}, each, most) == trials
 
 
 def _machine(monkeypatch: pytest.MonkeyPatch, cores: int, usable: int, quota: float | None, gpus: int) -> None:
@@ -57,7 +64,7 @@ def test_without_a_cluster_there_is_what_ray_would_find(
     monkeypatch: pytest.MonkeyPatch, cores: int, usable: int, quota: float | None, counted: int
 ) -> None:
     _machine(monkeypatch, cores, usable, quota, gpus=2)
-    assert resources_there() == {"CPU": counted, "GPU": 2}
+    assert available_resources() == {"CPU": counted, "GPU": 2}
     assert not ray.is_initialized(), "counting starts nothing"
 
 
@@ -65,7 +72,7 @@ def test_a_connected_cluster_is_what_counts(monkeypatch: pytest.MonkeyPatch) -> 
     _machine(monkeypatch, 2, 2, None, gpus=0)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 48.0, "GPU": 4.0})
-    assert resources_there() == {"CPU": 48, "GPU": 4}
+    assert available_resources() == {"CPU": 48, "GPU": 4}
 
 
 def test_a_process_held_to_fewer_cores_tells_ray_so(monkeypatch: pytest.MonkeyPatch) -> None:

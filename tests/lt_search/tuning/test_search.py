@@ -17,9 +17,9 @@ from PIL import Image
 from rich.console import Console
 
 from lt_search.config.options import RunOptions, SpecOptions
-from lt_search.config.parameters import propose
+from lt_search.config.parameters import Condition, parse_range, propose
 from lt_search.config.resolver import resolve_spec
-from lt_search.config.space import Space, parse_space
+from lt_search.config.space import Space, load_space, parse_space
 from lt_search.config.spec import RunSpec
 from lt_search.config.values import flatten
 from lt_search.data.decoded import open_images, pixels_checksum
@@ -204,6 +204,25 @@ def test_a_new_search_reads_its_space_once(tiny: SpecOptions, tmp_path: Path, mo
     console = Console(quiet=True)
     search_or_compare(tiny, RunOptions(storage=str(tmp_path / "runs"), trials=2, plan=True), console)
     assert read == [tiny.space]
+
+
+def test_ranges_and_conditions_are_parsed_once_whatever_the_number_of_trials(
+    tiny: SpecOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    parse = Condition.parse
+
+    def counting(text: str) -> Condition:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(Condition, "parse", counting)
+    parse_range.cache_clear()
+    _planned(tiny, RunOptions(storage=str(tmp_path / "runs"), trials=40))
+    spaced = load_space(tiny.space).parameters("small").values()
+    conditions = [str(parameter.when) for parameter in spaced if parameter.when]
+    assert conditions and parsed == 3 * conditions, "in the space, in the spec, and in the space that this test read"
+    assert parse_range.cache_info().misses == len({parameter.range for parameter in spaced})
 
 
 def test_a_time_budget_in_which_no_trial_finishes_is_a_failure(

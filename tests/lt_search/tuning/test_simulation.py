@@ -14,8 +14,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import model_validator
 
-from lt_search.config.parameters import propose
-from lt_search.config.spec import RunSpec, SearchedParameter
+from lt_search.config.parameters import SearchedParameter, propose
+from lt_search.config.spec import RunSpec
 from lt_search.config.values import flatten
 from lt_search.pruning.rungs import Decision, Rung
 from lt_search.samplers import ReseededSampler, StagedSampler
