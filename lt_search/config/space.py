@@ -12,14 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lt_search.config.names import row_name_problem
 from lt_search.config.parameters import Parameter, SearchedParameter
 from lt_search.config.validation import read_yaml, validation_problems
-from lt_search.config.values import Value, is_finite, shorten
+from lt_search.config.values import Value, is_finite, parse_value, shorten
 from lt_search.errors import Problem, Problems, UserError, did_you_mean
 
 
 def _scalar(value: object) -> Value:
     if value is not None and not isinstance(value, bool | int | float | str):
         raise ValueError("must be one value: a number, text, true, false or null")
-    if not is_finite(value):
+    if not is_finite(parse_value(value) if isinstance(value, str) else value):  # YAML reads `inf` as text
         raise ValueError("must be a finite number")
     return value
 

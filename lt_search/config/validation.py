@@ -71,17 +71,34 @@ def validation_problems(error: ValidationError, place: str) -> list[Problem]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key that occurs twice in one mapping, of which YAML would take the last."""
+    """A safe loader that refuses a key that occurs twice in one mapping, of which YAML would take the last.
+
+    It refuses integers of more than 64 bits, too, which Python cannot even print beyond some length.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         first: dict[str, int] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, line) != line:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in first:
                 problem = f"the key {key.value!r} occurs twice, first in line {first[key.value]}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            first[key.value] = key.start_mark.line + 1
         return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = int(super().construct_yaml_int(node)) if len(node.value) < MAX_LITERAL else MAX_INTEGER
+        if abs(value) >= MAX_INTEGER:
+            raise yaml.constructor.ConstructorError(None, None, "the integer has too many digits", node.start_mark)
+        return value
+
+
+MAX_INTEGER, MAX_LITERAL = 2**63, 100
+"""Bounds of an integer and of the characters that write it."""
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def read_yaml(text: str | bytes, place: str) -> Any:

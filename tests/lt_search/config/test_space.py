@@ -80,7 +80,7 @@ LMD = "trainer: lmd\nmetric: BACC\nbudgets: {small: {trials: 3}}\n"
         (f"{LMD}search: {{stage1.lr: 'uniform(0, inf)'}}", "inf is not a finite number"),
         (f"{LMD}set: {{stage1.lr: .inf}}", "set.stage1.lr: must be a finite number"),
         (f"{LMD}set: {{stage1.lr: 2024-01-01}}", "set.stage1.lr: must be one value"),
-        (f"{LMD}set: {{stage1.lr: 2024-99-01}}", "has a value that cannot be read"),
+        (f"{LMD}set: {{stage1.lr: 2024-99-01}}", "the integer has too many digits"),
         (f"{LMD}set: {{stage1.lr: !!float x}}", "has a value that cannot be read"),
         (f"{LMD}set: {{stage1.epochs: {'9' * 5000}}}", "has a value that cannot be read"),
         (f"{LMD}set: {{stage1.lr: {'[' * 5000}{']' * 5000}}}", "is nested too deeply"),
