@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lt_search.config.budget_check import check_space
+from lt_search.config.budget_resolver import check_space
 from lt_search.config.space import load_space, shipped_spaces
 from lt_search.config.spec import tasks_of, trainer_type
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import IntDistribution
 
-from lt_search.config.budget_check import BudgetCheck, row_of
+from lt_search.config.budget_resolver import BudgetResolver, row_of
 from lt_search.config.options import SpecOptions
 from lt_search.config.parameters import Parameter, SearchedParameter
 from lt_search.config.space import Space, load_space
@@ -54,7 +54,7 @@ class _Resolver:
         self.trainer = trainer_type(space.trainer)
         budget, notes = _budget_name(options.budget, space, gpu)
         row_of(space, options.row)
-        self.check = BudgetCheck(space, options.space, budget, options.row, self.problems)
+        self.check = BudgetResolver(space, options.space, budget, options.row, self.problems)
         self.notes = self.check.notes
         self.notes.extend(notes)
 

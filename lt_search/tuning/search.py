@@ -147,13 +147,8 @@ def _show_plan(run: PreparedRun, run_options: RunOptions, say: Callable[[str], N
     kind = compute_kind("cuda" if gpu else "cpu", run_options.cpus_per_trial)
     stages = StageStore(run.storage if store is None else shared_storage(store))
     expected = expect(spec, trials, costs, _sampler(spec), stages.has, kind, started)
-    device = (
-        "GPU"
-        if gpu
-        else "CPU core"
-        if run_options.cpus_per_trial == 1
-        else f"trial on {run_options.cpus_per_trial} CPU cores"
-    )
+    cores = run_options.cpus_per_trial
+    device = "GPU" if gpu else "CPU core" if cores == 1 else f"trial on {cores} CPU cores"
     say(
         render_plan(
             spec,

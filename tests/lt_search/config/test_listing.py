@@ -16,9 +16,9 @@ def text_of(shown: RenderableType) -> str:
 
 def test_every_space_is_listed_with_its_data_and_what_it_is() -> None:
     lines = text_of(list_spaces()).splitlines()
-    line = next(line for line in lines if line.startswith("lmd "))
-    assert "multi-class" in line and "relation-aware" in line
-    assert "in each of 16 rows" in next(line for line in lines if line.startswith("baselines "))
+    number = next(number for number, line in enumerate(lines) if line.startswith("lmd: "))
+    assert "multi-class" in lines[number] and "relation-aware" in lines[number + 1]
+    assert "in each of 16 rows" in next(line for line in lines if line.startswith("baselines: "))
 
 
 def test_a_space_shows_each_field_with_default_range_and_meaning() -> None:

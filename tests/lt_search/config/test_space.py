@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_search.config.budget_check import check_space
+from lt_search.config.budget_resolver import check_space
 from lt_search.config.space import load_space, parse_space, shipped_spaces
 from lt_search.errors import UserError
 

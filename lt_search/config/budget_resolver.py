@@ -1,4 +1,4 @@
-"""Checks of one budget of a search space against its trainer, as far as no data is needed."""
+"""Resolution and checks of one budget of a search space against its trainer, as far as no data is needed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_space(space: Space, name: str) -> None:
         problems.collect(wrong.raise_if_any)
     for budget in space.budgets:
         for row in space.rows or [None]:
-            check = BudgetCheck(space, name, budget, row, problems)
+            check = BudgetResolver(space, name, budget, row, problems)
             config = check.base_config({}, space.budgets[budget].max_epochs)
             searched = check.searched({}, {})
             if config is not None:
@@ -70,7 +70,7 @@ def row_of(space: Space, name: str | None) -> Row:
     return space.rows[name]
 
 
-class BudgetCheck:
+class BudgetResolver:
     """A budget, and a row, of a space with what the user changed.
 
     Args:
