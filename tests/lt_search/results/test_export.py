@@ -56,11 +56,25 @@ def test_the_best_trial_is_exported_with_its_values_resolved(store: FolderStore,
     assert json.loads((folder / "provenance.json").read_text())["git"] == "abc"
 
 
-def test_files_of_two_exports_are_told_apart(store: FolderStore, tiny_spec: RunSpec) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"), [(MODEL, "does not match the hash in best.yaml"), (METRICS, "two different exports")]
+)
+def test_a_file_of_another_export_is_refused(
+    store: FolderStore, tiny_spec: RunSpec, name: str, message: str
+) -> None:
     folder = export_best(tiny_spec, store, summary(0.4, 0.6))
     other = export_best(tiny_spec, store, summary(0.4), folder="other")
-    (folder / MODEL).write_bytes((other / MODEL).read_bytes())
-    with pytest.raises(UserError, match="two different exports"):
+    (folder / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(UserError, match=f"{message}.*\n.*lt-search export RUN"):
+        read_export(folder)
+
+
+def test_a_bit_flipped_model_is_called_damaged(store: FolderStore, tiny_spec: RunSpec) -> None:
+    folder = export_best(tiny_spec, store, summary(0.4))
+    content = bytearray((folder / MODEL).read_bytes())
+    content[-1] ^= 1
+    (folder / MODEL).write_bytes(content)
+    with pytest.raises(UserError, match="damaged or of another export"):
         read_export(folder)
 
 

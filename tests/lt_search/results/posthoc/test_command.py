@@ -275,6 +275,14 @@ def test_a_file_that_was_changed_by_hand_is_refused(run: FolderStore, old: str, 
         read_package(run.path("posthoc"))
 
 
+def test_a_damaged_model_is_refused_with_the_command_that_writes_it_again(run: FolderStore) -> None:
+    tune(run)
+    model = read_package(run.path("posthoc")).models[0].model_file
+    model.write_bytes(model.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"model\.safetensors does not match .*\n.*lt-search posthoc RUN"):
+        read_package(run.path("posthoc"))
+
+
 def test_a_run_without_a_finished_trial_is_refused(tiny_spec: RunSpec, tmp_path: Path) -> None:
     store = finished_run(tiny_spec, tmp_path / "runs")
     for number in range(3):
