@@ -7,7 +7,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,9 +21,6 @@ from lt_search.storage.provenance import machine
 from lt_search.storage.records import StepReport
 from lt_search.storage.stage_store import ArtefactError, StageOne, StageStore, split_features
 from lt_search.training.inputs import LoadedInputs, TrialJob
-
-if TYPE_CHECKING:
-    pass
 
 CHECKPOINT_SECONDS = 10.0
 """Between rungs a checkpoint is written only when the last one is older than this."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from trainers.hashing import hash_tensors
 from trainers.resources import PublishedUnavailable, ResourceUnavailable, resolve
 from trainers.text.label_embeddings import Pooling
 from trainers.text.resolve import resolve_text
-
-if TYPE_CHECKING:
-    pass
 
 
 def resolve_resources(spec: RunSpec, say: Callable[[str], None]) -> tuple[RunSpec, dict[str, Weights]]:

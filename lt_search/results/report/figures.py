@@ -29,7 +29,7 @@ _MAX_COORDINATES = 10
 """Parameters on the parallel coordinates; more of them cannot be labelled."""
 
 _INK, _SOFT, _GRID, _PALE = "#1c2430", "#5a6472", "#e3e7ec", "#b4bbc5"
-_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#b0578d", "#56b4e9"
+_BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#b0578d"
 
 _STATE_STYLE: dict[TrialState, tuple[str, str]] = {
     "finished": (_BLUE, "o"),

@@ -59,9 +59,7 @@ def test_the_best_trial_is_exported_with_its_values_resolved(store: FolderStore,
 @pytest.mark.parametrize(
     ("name", "message"), [(MODEL, "does not match the hash in best.yaml"), (METRICS, "two different exports")]
 )
-def test_a_file_of_another_export_is_refused(
-    store: FolderStore, tiny_spec: RunSpec, name: str, message: str
-) -> None:
+def test_a_file_of_another_export_is_refused(store: FolderStore, tiny_spec: RunSpec, name: str, message: str) -> None:
     folder = export_best(tiny_spec, store, summary(0.4, 0.6))
     other = export_best(tiny_spec, store, summary(0.4), folder="other")
     (folder / name).write_bytes((other / name).read_bytes())
