@@ -95,7 +95,7 @@ class Pruned:
     """Outcome of `StageStore.prune`."""
 
     removed: list[StoredStage]
-    """Sound artefacts that were removed to make room."""
+    """Intact artefacts that were removed to make room."""
     errors: list[OSError]
     """Why other folders could not be removed."""
 
@@ -186,14 +186,11 @@ class StageStore:
         return [path.name for path in paths if ADDRESS.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
 
     def fault(self, address: str) -> str | None:
-        """Why an artefact cannot be read, or None if it is sound. Changes nothing."""
-        try:
-            self._files(address)
-        except ArtefactError as error:
-            return str(error)
-        except (OSError, MemoryError) as error:
-            return f"cannot be read: {error}"
-        return None
+        """Why an artefact cannot be read, or None if it is intact. Changes nothing."""
+        error = self._error(address)
+        if error is None:
+            return None
+        return str(error) if isinstance(error, ArtefactError) else f"cannot be read: {error}"
 
     def discard(self, address: str) -> None:
         """Removes an artefact, where that is allowed."""
@@ -220,7 +217,7 @@ class StageStore:
             except OSError as error:
                 errors.append(error)
         for address in self.addresses():
-            if self._is_damaged(address):
+            if isinstance(self._error(address), DamagedArtefactError):
                 self._remove_unused(address, in_use, errors)
         stages = self.stored()
         total = sum(stage.n_bytes for stage in stages)
@@ -232,14 +229,13 @@ class StageStore:
                 removed.append(stage)
         return Pruned(removed, errors)
 
-    def _is_damaged(self, address: str) -> bool:
+    def _error(self, address: str) -> ArtefactError | OSError | MemoryError | None:
+        """The error of reading an artefact, or None; only a `DamagedArtefactError` is a fault of the artefact."""
         try:
             self._files(address)
-        except DamagedArtefactError:
-            return True
-        except (ArtefactError, OSError, MemoryError):  # it may be sound
-            return False
-        return False
+        except (ArtefactError, OSError, MemoryError) as error:
+            return error
+        return None
 
     def _remove_unused(self, address: str, in_use: Callable[[], Collection[str]], errors: list[OSError]) -> bool:
         """Removes an artefact unless it is in use; returns whether it is gone, and notes what prevented it.
@@ -288,10 +284,10 @@ class StageStore:
     def _manifest(self, address: str) -> dict[str, Any]:
         try:
             manifest: dict[str, Any] = json.loads(self._read(address, MANIFEST))
-            sound = manifest.pop("manifest") == _digest(_canonical(manifest)) and manifest["address"] == address
+            intact = manifest.pop("manifest") == _digest(_canonical(manifest)) and manifest["address"] == address
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DamagedArtefactError(f"{MANIFEST} cannot be read") from error
-        if not sound:
+        if not intact:
             raise DamagedArtefactError(f"{MANIFEST} does not match its digest or address")
         if manifest.get("format") != FORMAT:
             raise ArtefactError(f"it has format {manifest.get('format')}, and this version reads {FORMAT}")
