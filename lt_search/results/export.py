@@ -53,7 +53,7 @@ def export_best(spec: RunSpec, store: FolderStore, summary: RunSummary, folder: 
     """Writes the best finished trial, see `export_trial`.
 
     Raises:
-        UserError: if no trial has finished, or the best one has no sound weights.
+        UserError: if no trial has finished, or the best one has no intact weights.
     """
     if summary.best is None:
         raise UserError(
@@ -70,7 +70,7 @@ def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: 
     kill in between leaves.
 
     Raises:
-        UserError: if the trial has no sound weights; an earlier export stays as it was.
+        UserError: if the trial has no intact weights; an earlier export stays as it was.
         OSError: if the folder cannot be written.
     """
     from safetensors.torch import save
@@ -79,7 +79,7 @@ def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: 
 
     checkpoint = sound_weights(spec, store, trial)
     if checkpoint is None:
-        what = f"trial {trial.number} has no sound weights: they are damaged, missing or of another training"
+        what = f"trial {trial.number} has no intact weights: they are damaged, missing or of another training"
         raise UserError(Problem("export", what, f"train it again: {repair_command(store.root)}"))
     final = checkpoint.report
     tensors, text = pack(checkpoint.state["model"])
@@ -120,8 +120,8 @@ def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: 
 def sound_weights(spec: RunSpec, store: FolderStore, trial: TrialSummary) -> Checkpoint | None:
     """The final checkpoint of a finished trial; None if it is damaged or missing, or has another value."""
     checkpoint = load_checkpoint(store, trial.number, spec.resolve(trial.params))
-    sound = checkpoint is not None and checkpoint.report.final and reproduces(checkpoint.report, trial)
-    return checkpoint if sound else None
+    intact = checkpoint is not None and checkpoint.report.final and reproduces(checkpoint.report, trial)
+    return checkpoint if intact else None
 
 
 def reproduces(report: StepReport, trial: TrialSummary) -> bool:

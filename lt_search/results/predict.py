@@ -41,7 +41,7 @@ def load_model(export: Export, data: Dataset) -> TwoStageTrainer[Any]:
     loaded = LoadedInputs(RunInputs.of(spec, data, {}, export.folder), torch.device(_device(export)))
     try:
         return loaded.load_trainer(spec.config, model)
-    except torch.cuda.OutOfMemoryError:  # a RuntimeError, too, but the file is sound
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError, too, but the file is intact
         raise
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise UserError(Problem(str(export.model_file), f"is damaged: {error}", EXPORT_AGAIN)) from error

@@ -62,7 +62,7 @@ def verify_stages(storage: FolderStore, console: Console) -> ExitCode:
     faults = {address: fault for address in addresses if (fault := stages.fault(address)) is not None}
     for address, fault in faults.items():
         _say(console, f"{address}: {fault}")
-    _say(console, f"{len(addresses) - len(faults)} of {len(addresses)} stage-1 artefacts are sound")
+    _say(console, f"{len(addresses) - len(faults)} of {len(addresses)} stage-1 artefacts are intact")
     if faults:
         _say(console, "a damaged one is never used, but trained again; `lt-search store prune` removes it now")
     return ExitCode.FAILED if faults else ExitCode.DONE
@@ -99,7 +99,7 @@ def prune_stages(storage: FolderStore, keep_gb: float, console: Console) -> Exit
 class StagesInUse:
     """The addresses of the stage-1 artefacts that running searches use: those of all trials in their journals.
 
-    Each call looks again, but reads only the journals that have changed since the last one.
+    Each call checks all runs, and reads only the journals that have changed since the last one.
 
     Args:
         storage: the storage of the runs.
