@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from lt_search.console import printer
 from lt_search.data.registry import load_dataset
 from lt_search.errors import ExitCode, Problem, UserError
 from lt_search.metrics.bootstrap import Bootstrap
@@ -49,7 +49,7 @@ def evaluate_export(
     Raises:
         UserError: if the export cannot be read, or the data is not that of the run.
     """
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = printer(console)
     package = read_package(folder) if (folder / SETTINGS).is_file() else None
     export = read_export(folder) if package is None else package.export
     model = f"trial {export.trial}" if package is None else str(package)
