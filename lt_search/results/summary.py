@@ -62,7 +62,7 @@ class TrialSummary:
 
 @dataclass(frozen=True)
 class RungSummary:
-    """How many trials came to a rung, and how many went on."""
+    """How many trials reached a rung, and how many it stopped."""
 
     rung: Rung
     reached: int

@@ -57,7 +57,7 @@ def list_stages(storage: FolderStore, console: Console) -> ExitCode:
 
 
 def verify_stages(storage: FolderStore, console: Console) -> ExitCode:
-    """Reads every artefact whole; names those that cannot be used, and fails if there are any."""
+    """Verifies every artefact; names those that cannot be used, and fails if there are any."""
     stages, say = StageStore(storage), printer(console)
     addresses = _addresses(stages)
     faults = {address: fault for address in addresses if (fault := stages.fault(address)) is not None}
