@@ -84,7 +84,7 @@ def repair_journal(store: FolderStore) -> list[str]:
             "resumed run proposes other trials of these numbers"
         )
     if done:
-        done.append(f"{known} trials stay; of these, the ones that {JOURNAL} has not ended continue when the run is resumed")
+        done.append(f"{known} trials stay; those that {JOURNAL} has not ended continue when the run is resumed")
     return done
 
 

@@ -199,7 +199,7 @@ class StageStore:
 
         Args:
             keep_bytes: total size that may stay.
-            in_use: returns the addresses to keep, which count; called before each removal, since runs continue meanwhile.
+            in_use: returns the addresses to keep, which count; called before each removal, as runs continue meanwhile.
         """
         removed: list[StoredStage] = []
         errors: list[OSError] = []
