@@ -216,7 +216,7 @@ def test_artefacts_damaged_truncated_and_deleted_during_a_search_change_no_resul
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
     assert len(warnings()) == 3, "one warning each"
-    assert all("is trained again" in line for line in warnings())
+    assert all("training it again" in line for line in warnings())
     assert _trained_stage1s(searches.trials("harmed")) == 4
     searches.inline(*searches.new("alone", *options, "--no-reuse"))
     harmed, alone = searches.truth("harmed"), searches.truth("alone")

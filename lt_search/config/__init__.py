@@ -1,1 +1,1 @@
-"""What was asked for: search spaces, ranges, options, and the resolved spec of a run."""
+"""Configuration: search spaces, ranges, options, and the resolved spec of a run."""

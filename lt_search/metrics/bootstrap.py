@@ -156,7 +156,7 @@ class Bootstrap:
             return reduce(np.full((n_replicates, *(() if metric.pooled else (scores.shape[1],))), np.nan))
         values = metric.prepare(truth, scores, self.task)
         return np.concatenate(
-            [reduce(values(weights)) for weights in _weight_chunks(self.groups, n_replicates, self.seed)]
+            [reduce(values(weights)) for weights in resample_weights(self.groups, n_replicates, self.seed)]
         )
 
     def _counted(self, logits: npt.ArrayLike) -> tuple[int, ...]:
@@ -180,22 +180,17 @@ class Bootstrap:
         return Interval(float(low), float(high))
 
 
-def resample_weights(groups: Sequence[str], n_replicates: int, seed: int) -> FloatArray:
-    """How often each image is in each replicate.
+def resample_weights(groups: Sequence[str], n_replicates: int, seed: int) -> Iterator[FloatArray]:
+    """How often each image is in each replicate, some replicates at a time.
 
     Args:
         groups: (N,) the patient or group of each image.
         n_replicates: B.
         seed: the same seed gives the same resamples; the first B of a longer run are the same, too.
 
-    Returns:
-        (B, N) integers, as floats.
+    Yields:
+        (b, N) integers, as floats; B rows in all.
     """
-    return np.concatenate([np.empty((0, len(groups))), *_weight_chunks(groups, n_replicates, seed)])
-
-
-def _weight_chunks(groups: Sequence[str], n_replicates: int, seed: int) -> Iterator[FloatArray]:
-    """The rows of `resample_weights`, some at a time."""
     group_of_image = _group_numbers(groups)
     n_groups = int(group_of_image.max(initial=-1)) + 1
     chunk = max(1, _CHUNK_BYTES // (8 * max(1, len(groups))))

@@ -1,1 +1,1 @@
-"""What came out of a run: summary, export, evaluation, prediction, retention and report."""
+"""Results of a run: summary, export, evaluation, prediction, retention and report."""

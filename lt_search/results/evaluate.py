@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from lt_search.console import printer
 from lt_search.data.registry import load_dataset
 from lt_search.errors import ExitCode, Problem, UserError
 from lt_search.metrics.bootstrap import Bootstrap
@@ -49,7 +49,7 @@ def evaluate_export(
     Raises:
         UserError: if the export cannot be read, or the data is not that of the run.
     """
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = printer(console)
     package = read_package(folder) if (folder / SETTINGS).is_file() else None
     export = read_export(folder) if package is None else package.export
     model = f"trial {export.trial}" if package is None else str(package)
@@ -60,7 +60,7 @@ def evaluate_export(
     metric = export.spec.metric
     ends = Bootstrap(metric, data.task, part.labels, part.groups).interval(logits.numpy())
     if split == "test":
-        say(_record_look(export, model, evaluation, (ends.low, ends.high)))  # before anything is shown
+        say(_record_evaluation(export, model, evaluation, (ends.low, ends.high)))  # before anything is shown
     console.print(_table(model, evaluation, split))
     if package is not None:
         for sentence in _tuned_before(export):
@@ -140,13 +140,13 @@ def _same(was: float, now: float) -> bool:
     return was == now or (math.isnan(was) and math.isnan(now))
 
 
-def _record_look(export: Export, model: str, evaluation: Evaluation, ends: tuple[float, float]) -> str:
+def _record_evaluation(export: Export, model: str, evaluation: Evaluation, ends: tuple[float, float]) -> str:
     """Records an evaluation on the test split in its run; returns a sentence that says where."""
     run = FolderStore(export.folder.absolute().parent)
     if not run.exists(SPEC):
-        return "this export is not in its run's folder, so this look at the test split is not recorded"
+        return "this export is not in its run's folder, so this evaluation on the test split is not recorded"
     metric = export.spec.metric
-    look = {
+    record = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "trial": export.trial,
         "model": model,
@@ -155,15 +155,15 @@ def _record_look(export: Export, model: str, evaluation: Evaluation, ends: tuple
         **evaluation.to_json(),
     }
     try:
-        run.append_line(LOOKS, dumps(look))
+        run.append_line(LOOKS, dumps(record))
     except OSError as error:
-        what = f"cannot be written ({error.strerror}), so the look at the test split could not be recorded"
+        what = f"cannot be written ({error.strerror}), so the evaluation on the test split could not be recorded"
         raise UserError(Problem(str(run.path(LOOKS)), what, "evaluate where the run can be written")) from error
-    looks = len(run.read(LOOKS).splitlines())
-    warning = "; choosing by what was seen there makes it a validation split" if looks > 1 else ""
-    said = f"recorded in {run.path(LOOKS)}: look {looks} at this run's test split{warning}"
+    count = len(run.read(LOOKS).splitlines())
+    warning = "; choosing by what was seen there makes it a validation split" if count > 1 else ""
+    said = f"recorded in {run.path(LOOKS)}: evaluation {count} on this run's test split{warning}"
     try:
-        write_report(open_run(run, str(run.root))[1], Journal.reader(run.path(JOURNAL)), run)  # it names the looks
+        write_report(open_run(run, str(run.root))[1], Journal.reader(run.path(JOURNAL)), run)  # it counts them
     except NoTrialsYetError:
         return said
     except (UserError, OSError) as error:  # the scores do not depend on the rest of the run

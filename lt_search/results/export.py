@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 BEST, MODEL, METRICS, PROVENANCE = "best.yaml", "model.safetensors", "metrics.json", "provenance.json"
 FOLDER = "best"
 
+EXPORT_AGAIN = "export the run again: lt-search export RUN"
+"""Fix for an export that is damaged."""
+
 GPU_TOLERANCE = 0.01
 """Differences in a metric that bfloat16 on a GPU explains."""
 
@@ -50,7 +53,7 @@ def export_best(spec: RunSpec, store: FolderStore, summary: RunSummary, folder: 
     """Writes the best finished trial, see `export_trial`.
 
     Raises:
-        UserError: if no trial has finished, or the best one has no sound weights.
+        UserError: if no trial has finished, or the best one has no intact weights.
     """
     if summary.best is None:
         raise UserError(
@@ -67,7 +70,7 @@ def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: 
     kill in between leaves.
 
     Raises:
-        UserError: if the trial has no sound weights; an earlier export stays as it was.
+        UserError: if the trial has no intact weights; an earlier export stays as it was.
         OSError: if the folder cannot be written.
     """
     from safetensors.torch import save
@@ -76,7 +79,7 @@ def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: 
 
     checkpoint = sound_weights(spec, store, trial)
     if checkpoint is None:
-        what = f"trial {trial.number} has no sound weights: they are damaged, missing or of another training"
+        what = f"trial {trial.number} has no intact weights: they are damaged, missing or of another training"
         raise UserError(Problem("export", what, f"train it again: {repair_command(store.root)}"))
     final = checkpoint.report
     tensors, text = pack(checkpoint.state["model"])
@@ -117,8 +120,8 @@ def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: 
 def sound_weights(spec: RunSpec, store: FolderStore, trial: TrialSummary) -> Checkpoint | None:
     """The final checkpoint of a finished trial; None if it is damaged or missing, or has another value."""
     checkpoint = load_checkpoint(store, trial.number, spec.resolve(trial.params))
-    sound = checkpoint is not None and checkpoint.report.final and reproduces(checkpoint.report, trial)
-    return checkpoint if sound else None
+    intact = checkpoint is not None and checkpoint.report.final and reproduces(checkpoint.report, trial)
+    return checkpoint if intact else None
 
 
 def reproduces(report: StepReport, trial: TrialSummary) -> bool:
@@ -143,7 +146,7 @@ def read_model(export: Export) -> State:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             return unpack(tensors, file.metadata()["state"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(Problem(str(export.model_file), f"is damaged: {error}", "export the run again")) from error
+        raise UserError(Problem(str(export.model_file), f"is damaged: {error}", EXPORT_AGAIN)) from error
 
 
 def _state_digest(state: State) -> str:
@@ -209,7 +212,8 @@ def read_export(folder: Path) -> Export:
     try:
         content = yaml.safe_load((folder / BEST).read_text(encoding="utf-8"))
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        same = content["model_hash"] == file_hash(folder / MODEL) and content["trial"] == metrics["trial"]
+        intact = content["model_hash"] == file_hash(folder / MODEL)
+        same = content["trial"] == metrics["trial"]
         export = Export(
             folder,
             int(content["trial"]),
@@ -219,7 +223,10 @@ def read_export(folder: Path) -> Export:
             int(metrics["threads"]),
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise UserError(Problem(str(folder), f"cannot be read: {error!r}", "export the run again")) from error
+        raise UserError(Problem(str(folder), f"cannot be read: {error!r}", EXPORT_AGAIN)) from error
+    if not intact:
+        what = f"{MODEL} does not match the hash in {BEST}: it is damaged or of another export"
+        raise UserError(Problem(str(folder), what, EXPORT_AGAIN))
     if not same:
-        raise UserError(Problem(str(folder), "holds files of two different exports", "export the run again"))
+        raise UserError(Problem(str(folder), "holds files of two different exports", EXPORT_AGAIN))
     return export

@@ -11,7 +11,7 @@ from lt_search.config.spec import parse_config, trainer_type
 from lt_search.config.validation import validation_problems
 from lt_search.data.decoded import open_images, pixels_checksum
 from lt_search.errors import Problem, UserError
-from lt_search.results.export import BEST, read_model
+from lt_search.results.export import BEST, EXPORT_AGAIN, read_model
 from lt_search.training.inputs import LoadedInputs, RunInputs
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def load_model(export: Export, data: Dataset) -> TwoStageTrainer[Any]:
     loaded = LoadedInputs(RunInputs.of(spec, data, {}, export.folder), torch.device(_device(export)))
     try:
         return loaded.load_trainer(spec.config, model)
-    except torch.cuda.OutOfMemoryError:  # a RuntimeError, too, but the file is sound
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError, too, but the file is intact
         raise
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise UserError(Problem(str(export.model_file), f"is damaged: {error}", "export the run again")) from error
+        raise UserError(Problem(str(export.model_file), f"is damaged: {error}", EXPORT_AGAIN)) from error
 
 
 def split_images(export: Export, part: Part) -> Images:

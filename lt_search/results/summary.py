@@ -12,7 +12,7 @@ import pandas as pd
 
 from lt_search.pruning.probe_audit import ProbeAudit
 from lt_search.pruning.rungs import Decision, Rung
-from lt_search.storage.schema import TrialRecord, records_of, stage1_scores, target_trials
+from lt_search.storage.schema import RungEntry, TrialRecord, records_of, stage1_scores, target_trials
 
 if TYPE_CHECKING:
     from lt_search.config.spec import RunSpec
@@ -44,6 +44,13 @@ class TrialSummary:
     """Run and trial whose stage 1 it took from the stage store; empty where it trained its own."""
     full_seconds: Mapping[str, float] = field(default_factory=dict)
     """What each of its finished stages costs when it is trained, by whomever that was."""
+    rungs: Mapping[Rung, RungEntry] = field(default_factory=dict)
+    """The rungs that it reached."""
+
+    @property
+    def total_seconds(self) -> float:
+        """Time spent in all stages."""
+        return sum(self.seconds.values())
 
     @property
     def saved_by_reuse(self) -> float:
@@ -55,7 +62,7 @@ class TrialSummary:
 
 @dataclass(frozen=True)
 class RungSummary:
-    """How many trials came to a rung, and how many went on."""
+    """How many trials reached a rung, and how many it stopped."""
 
     rung: Rung
     reached: int
@@ -126,7 +133,7 @@ class RunSummary:
 
     def seconds_left(self, concurrent: int) -> float | None:
         """A guess from the mean time of ended trials; None before the first one ended."""
-        times = [sum(trial.seconds.values()) for trial in self.trials if trial.state in {"finished", "pruned"}]
+        times = [trial.total_seconds for trial in self.trials if trial.state in {"finished", "pruned"}]
         if not times:
             return None
         return max(0, self.target - self.ended) * mean(times) / max(1, concurrent)
@@ -169,6 +176,7 @@ def _trial_summary(trial: TrialRecord, driven: bool) -> TrialSummary:
         attempts=trial.attempts,
         reused_from=trial.reused_from,
         full_seconds={stage: cost for stage, cost in costs.items() if cost is not None},
+        rungs=trial.rungs,
     )
 
 

@@ -17,7 +17,7 @@ class TensorBoardLog(SearchCallback):
 
     Args:
         store: the run's files.
-        stage1_length: steps of stage 1; stage 2 goes on counting from there.
+        stage1_length: steps of stage 1; stage 2 continues the count.
     """
 
     def __init__(self, store: FolderStore, stage1_length: int) -> None:

@@ -88,7 +88,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(store: FolderStore, number: int, config: Mapping[str, Any]) -> Checkpoint | None:
-    """The furthest sound checkpoint of a trial, over all its attempts; None if there is none.
+    """The furthest intact checkpoint of a trial, over all its attempts; None if there is none.
 
     Args:
         store: the run's files.

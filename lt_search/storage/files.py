@@ -77,17 +77,6 @@ class FolderStore:
         finally:
             partial.unlink(missing_ok=True)
 
-    def create(self, name: str, content: str) -> bool:
-        """Creates a file; False if it exists. Of several processes that try, one succeeds."""
-        target = self.path(name)
-        _make_folder(target.parent)
-        try:
-            with target.open("x") as file:
-                file.write(content)
-        except FileExistsError:
-            return False
-        return True
-
     def publish(self, name: str, writer: Callable[[Path], None]) -> bool:
         """Creates a folder atomically, with the files that `writer` puts there; False if the name is taken."""
         target = self.path(name)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_search.config.durations import show_duration
+from lt_search.console import printer
 from lt_search.errors import ExitCode, Problem, UserError
 from lt_search.storage.checkpoints import shown_trainer
 from lt_search.storage.files import FolderStore
@@ -30,7 +31,7 @@ SHOWN_DIGITS = 12
 
 def list_stages(storage: FolderStore, console: Console) -> ExitCode:
     """Lists the artefacts, the most recently used first."""
-    stages = StageStore(storage)
+    stages, say = StageStore(storage), printer(console)
     addresses = _addresses(stages)
     found = stages.stored()
     table = Table(title=f"Stage-1 artefacts in {storage.path(FOLDER)}", title_justify="left")
@@ -46,25 +47,25 @@ def list_stages(storage: FolderStore, console: Console) -> ExitCode:
         cells = (address, stage.trainer, trained_by, probe, cost, _size(stage.n_bytes), f"{age} ago")
         table.add_row(*map(Text, cells))  # names may look like markup
     console.print(table)
-    _say(console, f"{len(found)} stage-1 artefacts, {_size(sum(stage.n_bytes for stage in found))}")
+    say(f"{len(found)} stage-1 artefacts, {_size(sum(stage.n_bytes for stage in found))}")
     machines = Counter(", ".join(f"{key} {value}" for key, value in stage.trained_on.items()) for stage in found)
     for machine, count in machines.most_common():
-        _say(console, f"{count} trained on {machine or 'a machine that was not recorded'}")
+        say(f"{count} trained on {machine or 'a machine that was not recorded'}")
     if len(addresses) > len(found):
-        _say(console, f"{len(addresses) - len(found)} more cannot be read; `lt-search store verify` names them")
+        say(f"{len(addresses) - len(found)} more cannot be read; `lt-search store verify` names them")
     return ExitCode.DONE
 
 
 def verify_stages(storage: FolderStore, console: Console) -> ExitCode:
-    """Reads every artefact whole; names those that cannot be used, and fails if there are any."""
-    stages = StageStore(storage)
+    """Verifies every artefact; names those that cannot be used, and fails if there are any."""
+    stages, say = StageStore(storage), printer(console)
     addresses = _addresses(stages)
     faults = {address: fault for address in addresses if (fault := stages.fault(address)) is not None}
     for address, fault in faults.items():
-        _say(console, f"{address}: {fault}")
-    _say(console, f"{len(addresses) - len(faults)} of {len(addresses)} stage-1 artefacts are sound")
+        say(f"{address}: {fault}")
+    say(f"{len(addresses) - len(faults)} of {len(addresses)} stage-1 artefacts are intact")
     if faults:
-        _say(console, "a damaged one is never used, but trained again; `lt-search store prune` removes it now")
+        say("a damaged one is never used, but trained again; `lt-search store prune` removes it now")
     return ExitCode.FAILED if faults else ExitCode.DONE
 
 
@@ -73,7 +74,7 @@ def prune_stages(storage: FolderStore, keep_gb: float, console: Console) -> Exit
 
     None is removed while it cannot be read which ones a running search uses. Fails where one cannot be removed.
     """
-    stages, in_use = StageStore(storage), StagesInUse(storage)
+    stages, in_use, say = StageStore(storage), StagesInUse(storage), printer(console)
     before = len(_addresses(stages))
     try:
         in_use()
@@ -81,17 +82,17 @@ def prune_stages(storage: FolderStore, keep_gb: float, console: Console) -> Exit
         used = in_use()
     except UserError as error:
         for problem in error.problems:
-            _say(console, str(problem))
-        _say(console, "the search is running, and which stage-1 artefacts it uses cannot be read: no more are removed")
+            say(str(problem))
+        say("the search is running, and which stage-1 artefacts it uses cannot be read: no more are removed")
         return ExitCode.FAILED
     left = stages.stored()
     freed, kept = sum(stage.n_bytes for stage in pruned.removed), sum(stage.n_bytes for stage in left)
-    _say(console, f"removed {before - len(_addresses(stages))} stage-1 artefacts, {_size(freed)}")
+    say(f"removed {before - len(_addresses(stages))} stage-1 artefacts, {_size(freed)}")
     count = sum(stage.address in used for stage in left)
-    _say(console, f"{len(left)} are left, {_size(kept)}; {count} of them are in use by running searches")
+    say(f"{len(left)} are left, {_size(kept)}; {count} of them are in use by running searches")
     if pruned.errors:
-        _say(console, f"{len(pruned.errors)} could not be removed; the first one: {pruned.errors[0]}")
-        _say(console, "prune as a user, and on a machine, that may write to the storage")
+        say(f"{len(pruned.errors)} could not be removed; the first one: {pruned.errors[0]}")
+        say("prune as a user, and on a machine, that may write to the storage")
         return ExitCode.FAILED
     return ExitCode.DONE
 
@@ -99,7 +100,7 @@ def prune_stages(storage: FolderStore, keep_gb: float, console: Console) -> Exit
 class StagesInUse:
     """The addresses of the stage-1 artefacts that running searches use: those of all trials in their journals.
 
-    Each call looks again, but reads only the journals that have changed since the last one.
+    Each call checks all runs, and reads only the journals that have changed since the last one.
 
     Args:
         storage: the storage of the runs.
@@ -156,7 +157,3 @@ def _runs(storage: FolderStore) -> Iterator[FolderStore]:
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

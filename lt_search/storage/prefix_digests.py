@@ -2,7 +2,7 @@
 
 A line of the side file holds the length of a prefix in bytes, its digest, and a check of the line itself: a line that
 is damaged or cut off counts as absent. The side file is written after the file and may lag behind it, after a kill for
-example; a file that is longer than all recorded prefixes is sound as far as they go.
+example; a file that is longer than all recorded prefixes is intact as far as they reach.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Verified:
     size: int
     """Bytes of the whole file."""
     state: hashlib.blake2b
-    """The digest of the whole file, to go on with."""
+    """The digest of the whole file, to continue from."""
 
 
 def side_file(path: Path) -> Path:

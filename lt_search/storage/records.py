@@ -59,7 +59,7 @@ class StepReport:
     history: list[StepReport] = field(default_factory=list)
     """At the end of a stage 1 from the store: the reports of its earlier steps at rungs."""
     warning: str | None = None
-    """What the user should know, though the trial goes on."""
+    """What the user should know, though the trial continues."""
 
     @property
     def rung(self) -> Rung:

@@ -1,4 +1,4 @@
-"""Repair of a run's files: what is sound stays, the rest is moved to the run's `set-aside/`, and nothing is deleted.
+"""Repair of a run's files: what is intact stays, the rest is moved to the run's `set-aside/`, and nothing is deleted.
 
 Every step may be repeated after a kill.
 """
@@ -54,9 +54,9 @@ def _check_journal(path: Path) -> None:
 
 
 def repair_journal(store: FolderStore) -> list[str]:
-    """Cuts a run's journal to its sound part, and moves the folders of trials that it does not have out of the run.
+    """Cuts a run's journal to its intact part, and moves the folders of trials that it does not have out of the run.
 
-    Sound is the longest recorded prefix that is unchanged, where a later one has changed; else all up to the first
+    Intact is the longest recorded prefix that is unchanged, where a later one has changed; else all up to the first
     entry that cannot be read.
 
     Returns:
@@ -68,15 +68,15 @@ def repair_journal(store: FolderStore) -> list[str]:
         done.append(f"{JOURNAL} was a folder: moved to {set_aside(store, JOURNAL)}")
     content = path.read_bytes() if path.exists() else b""
     changed_before = verify(path).changed_before
-    sound = _sound_part(path, content)
-    if changed_before is not None or len(sound) < len(content):
+    intact = _intact_part(path, content)
+    if changed_before is not None or len(intact) < len(content):
         copy = set_aside(store)
         store.write(f"{copy}/{JOURNAL}", content)
-        store.write(JOURNAL, sound)
-        cut(path, len(sound))
-        kept, had = sound.count(b"\n"), content.count(b"\n")
-        done.append(f"{JOURNAL}: the first {kept} of {had} lines are sound and stay; the whole file is in {copy}")
-    known = _count_trials(sound) or 0
+        store.write(JOURNAL, intact)
+        cut(path, len(intact))
+        kept, had = intact.count(b"\n"), content.count(b"\n")
+        done.append(f"{JOURNAL}: the first {kept} of {had} lines are intact and stay; the whole file is in {copy}")
+    known = _count_trials(intact) or 0
     if lost := sorted(number for number in trial_numbers(store.root) if number >= known):
         folder = set_aside(store, *map(trial_folder, lost))
         done.append(
@@ -84,11 +84,11 @@ def repair_journal(store: FolderStore) -> list[str]:
             "resumed run proposes other trials of these numbers"
         )
     if done:
-        done.append(f"{known} trials stay; of these, the ones that {JOURNAL} has not ended go on when resumed")
+        done.append(f"{known} trials stay; those that {JOURNAL} has not ended continue when the run is resumed")
     return done
 
 
-def _sound_part(path: Path, content: bytes) -> bytes:
+def _intact_part(path: Path, content: bytes) -> bytes:
     verified = verify(path)
     lines = content[: verified.length if verified.changed_before is not None else None].splitlines(keepends=True)
     bad = unparsable_line(b"".join(lines))
@@ -126,12 +126,12 @@ def repair_logs(store: FolderStore) -> list[str]:
         if not store.exists(name):
             continue
         lines = store.read(name).splitlines()
-        sound = [line for line in lines if is_torn(line) or _is_report(line)]
-        if len(sound) < len(lines):
+        intact = [line for line in lines if is_torn(line) or _is_report(line)]
+        if len(intact) < len(lines):
             copy = set_aside(store)
             store.write(f"{copy}/{name}", store.read(name))
-            store.write(name, b"".join(line + b"\n" for line in sound))
-            done.append(f"{name}: {len(lines) - len(sound)} damaged lines removed; the whole file is in {copy}")
+            store.write(name, b"".join(line + b"\n" for line in intact))
+            done.append(f"{name}: {len(lines) - len(intact)} damaged lines removed; the whole file is in {copy}")
     return done
 
 

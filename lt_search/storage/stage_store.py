@@ -47,21 +47,17 @@ class DamagedArtefactError(ArtefactError):
     """An artefact whose digests do not match its content, or of which a file is missing."""
 
 
-@dataclass(frozen=True)
-class StageOne:
-    """A finished stage 1."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a stage-1 artefact was trained."""
 
-    state: State
-    """What the trainer's `finished_stage1` returned."""
-    features: Mapping[str, Tensor]
-    """Features (N, D) of the splits `train` and `val`, float32, where they were cached and small enough."""
     history: tuple[StepReport, ...]
     """The reports of all its steps, in order: losses, validation scores, probe scores at rungs."""
     metric: str
     """The objective that `value` and `standard_error` of the history are of."""
+    trainer: str
     trained_by: str
     """Run and trial that trained it, see `lt_search.storage.checkpoints.trainer_of`."""
-    trainer: str
     trained_on: Mapping[str, str] = field(default_factory=dict)
     """Processor and library versions that it was finished with, see `lt_search.storage.provenance.machine`; empty in
     artefacts of earlier versions."""
@@ -69,25 +65,32 @@ class StageOne:
     @property
     def seconds(self) -> float:
         """Its cost in seconds: training and evaluation of all its steps."""
-        return _seconds(self.history)
+        return sum(report.seconds for report in self.history)
 
 
 @dataclass(frozen=True)
-class StoredStage:
+class StageOne(Training):
+    """A finished stage 1."""
+
+    state: State
+    """What the trainer's `finished_stage1` returned."""
+    features: Mapping[str, Tensor]
+    """Features (N, D) of the splits `train` and `val`, float32, where they were cached and small enough."""
+
+
+@dataclass(frozen=True)
+class StoredStage(Training):
     """Metadata of an artefact, read without its tensors."""
 
     address: str
     n_bytes: int
-    seconds: float
-    """Training cost in seconds."""
-    trainer: str
-    trained_by: str
-    trained_on: Mapping[str, str]
-    probe: float | None
-    """The probe's score at the end of stage 1, of the objective `metric`."""
-    metric: str
     last_used: float
     """Seconds since 1970."""
+
+    @property
+    def probe(self) -> float | None:
+        """The probe's score at the end of stage 1, of the objective `metric`."""
+        return self.history[-1].value if self.history else None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Pruned:
     """Outcome of `StageStore.prune`."""
 
     removed: list[StoredStage]
-    """Sound artefacts that were removed to make room."""
+    """Intact artefacts that were removed to make room."""
     errors: list[OSError]
     """Why other folders could not be removed."""
 
@@ -156,15 +159,7 @@ class StageStore:
         # Clones: the last bits of a product depend on how its factors are aligned in memory, and a file's vary.
         tensors = {name: tensor.clone() for name, tensor in load(content).items()}
         state = unpack(tensors, manifest["state"])
-        stage = StageOne(
-            state=state["stage1"],
-            features=state["features"],
-            history=_history(manifest),
-            metric=manifest["metric"],
-            trained_by=manifest["trained_by"],
-            trainer=manifest["trainer"],
-            trained_on=manifest.get("trained_on", {}),
-        )
+        stage = StageOne(state["stage1"], state["features"], **_training(manifest))
         self._touch(address)
         return stage
 
@@ -186,14 +181,11 @@ class StageStore:
         return [path.name for path in paths if ADDRESS.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
 
     def fault(self, address: str) -> str | None:
-        """Why an artefact cannot be read, or None if it is sound. Changes nothing."""
-        try:
-            self._files(address)
-        except ArtefactError as error:
-            return str(error)
-        except (OSError, MemoryError) as error:
-            return f"cannot be read: {error}"
-        return None
+        """Why an artefact cannot be read, or None if it is intact. Changes nothing."""
+        error = self._error(address)
+        if error is None:
+            return None
+        return str(error) if isinstance(error, ArtefactError) else f"cannot be read: {error}"
 
     def discard(self, address: str) -> None:
         """Removes an artefact, where that is allowed."""
@@ -207,7 +199,7 @@ class StageStore:
 
         Args:
             keep_bytes: total size that may stay.
-            in_use: returns the addresses to keep, which count; called before each removal, since runs go on meanwhile.
+            in_use: returns the addresses to keep, which count; called before each removal, as runs continue meanwhile.
         """
         removed: list[StoredStage] = []
         errors: list[OSError] = []
@@ -220,7 +212,7 @@ class StageStore:
             except OSError as error:
                 errors.append(error)
         for address in self.addresses():
-            if self._is_damaged(address):
+            if isinstance(self._error(address), DamagedArtefactError):
                 self._remove_unused(address, in_use, errors)
         stages = self.stored()
         total = sum(stage.n_bytes for stage in stages)
@@ -232,14 +224,13 @@ class StageStore:
                 removed.append(stage)
         return Pruned(removed, errors)
 
-    def _is_damaged(self, address: str) -> bool:
+    def _error(self, address: str) -> ArtefactError | OSError | MemoryError | None:
+        """The error of reading an artefact, or None; only a `DamagedArtefactError` is a fault of the artefact."""
         try:
             self._files(address)
-        except DamagedArtefactError:
-            return True
-        except (ArtefactError, OSError, MemoryError):  # it may be sound
-            return False
-        return False
+        except (ArtefactError, OSError, MemoryError) as error:
+            return error
+        return None
 
     def _remove_unused(self, address: str, in_use: Callable[[], Collection[str]], errors: list[OSError]) -> bool:
         """Removes an artefact unless it is in use; returns whether it is gone, and notes what prevented it.
@@ -288,10 +279,10 @@ class StageStore:
     def _manifest(self, address: str) -> dict[str, Any]:
         try:
             manifest: dict[str, Any] = json.loads(self._read(address, MANIFEST))
-            sound = manifest.pop("manifest") == _digest(_canonical(manifest)) and manifest["address"] == address
+            intact = manifest.pop("manifest") == _digest(_canonical(manifest)) and manifest["address"] == address
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DamagedArtefactError(f"{MANIFEST} cannot be read") from error
-        if not sound:
+        if not intact:
             raise DamagedArtefactError(f"{MANIFEST} does not match its digest or address")
         if manifest.get("format") != FORMAT:
             raise ArtefactError(f"it has format {manifest.get('format')}, and this version reads {FORMAT}")
@@ -305,19 +296,8 @@ class StageStore:
 
     def _describe(self, address: str) -> StoredStage:
         files = [self.storage.path(f"{_name(address)}/{name}") for name in (TENSORS, MANIFEST)]
-        manifest = self._manifest(address)
-        history = _history(manifest)
-        return StoredStage(
-            address=address,
-            n_bytes=sum(path.stat().st_size for path in files),
-            seconds=_seconds(history),
-            trainer=str(manifest["trainer"]),
-            trained_by=str(manifest["trained_by"]),
-            trained_on=dict(manifest.get("trained_on", {})),
-            probe=None if not history or history[-1].value is None else float(history[-1].value),
-            metric=str(manifest["metric"]),
-            last_used=files[1].stat().st_mtime,
-        )
+        size = sum(path.stat().st_size for path in files)
+        return StoredStage(address, size, files[1].stat().st_mtime, **_training(self._manifest(address)))
 
     def _touch(self, address: str) -> None:
         """Records a use for `prune`, unless the storage is read-only."""
@@ -325,12 +305,13 @@ class StageStore:
             os.utime(self.storage.path(f"{_name(address)}/{MANIFEST}"))
 
 
-def _history(manifest: Mapping[str, Any]) -> tuple[StepReport, ...]:
-    return tuple(StepReport.from_plain(report) for report in manifest["history"])
-
-
-def _seconds(history: tuple[StepReport, ...]) -> float:
-    return sum(report.seconds for report in history)
+def _training(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Training` in a manifest."""
+    return {
+        "history": tuple(StepReport.from_plain(report) for report in manifest["history"]),
+        **{name: str(manifest[name]) for name in ("metric", "trainer", "trained_by")},
+        "trained_on": dict(manifest.get("trained_on", {})),
+    }
 
 
 def split_features(features: Iterator[tuple[str, Tensor | None]]) -> dict[str, Tensor]:

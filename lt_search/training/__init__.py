@@ -1,1 +1,1 @@
-"""Training of one trial, stage by stage. Knows no Ray."""
+"""Training of one trial, stage by stage; independent of Ray."""

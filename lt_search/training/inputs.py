@@ -1,4 +1,4 @@
-"""What a worker is given: a trial to train, and what all trials of a run share."""
+"""Inputs of a worker: a trial to train, and what all trials of a run share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrialJob:
 
     number: int
     attempt: int
-    """Raised each time the trial is handed out; names its checkpoints, so that a left-over worker does no harm."""
+    """Raised each time the trial is handed out; names its checkpoints, so that earlier workers do no harm."""
     config: Mapping[str, Any]
     """The full trainer config, nested."""
     address: str = ""

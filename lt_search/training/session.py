@@ -1,4 +1,4 @@
-"""One trial's training, step by step: the two stages, their evaluation and their checkpoints. Knows no Ray."""
+"""One trial's training, step by step: the two stages, their evaluation and their checkpoints; independent of Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,9 +21,6 @@ from lt_search.storage.provenance import machine
 from lt_search.storage.records import StepReport
 from lt_search.storage.stage_store import ArtefactError, StageOne, StageStore, split_features
 from lt_search.training.inputs import LoadedInputs, TrialJob
-
-if TYPE_CHECKING:
-    pass
 
 CHECKPOINT_SECONDS = 10.0
 """Between rungs a checkpoint is written only when the last one is older than this."""
@@ -63,7 +60,7 @@ class TrialSession:
         checkpoint = load_checkpoint(self.store, job.number, job.config)
         past_stage1 = checkpoint is not None and checkpoint.report.rung >= Rung(1, loaded.inputs.stage_lengths[0])
         if self._stages is not None and not past_stage1:
-            self._take_over_stage1(self._stages)
+            self._load_stage1(self._stages)
         if checkpoint is not None and self._known is None:
             self._known = checkpoint.report
             self._stage1 = [*checkpoint.history, checkpoint.report]
@@ -91,12 +88,12 @@ class TrialSession:
         train = self.trainer.stage1_step if self.stage == 1 else self.trainer.stage2_step
         losses = train(self.step)
         self.step += 1
-        report, judged = self._evaluate(losses, started)
+        report, evaluated = self._evaluate(losses, started)
         if self.stage == 1 and report.failure is None:
             self._stage1.append(report)
             if self.step == inputs.stage_lengths[0]:
                 self._share_stage1()
-        if report.failure is None and (judged or time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS):
+        if report.failure is None and (evaluated or time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS):
             try:
                 earlier = tuple(self._stage1[:-1]) if self.stage == 1 else ()
                 checkpoint = Checkpoint(report, self.trainer.state(), earlier)
@@ -106,7 +103,7 @@ class TrialSession:
             self._last_checkpoint = time.monotonic()
         return report
 
-    def _take_over_stage1(self, stages: StageStore) -> None:
+    def _load_stage1(self, stages: StageStore) -> None:
         """Starts at stage 2 where this trial's stage 1 is stored and can be used; trains its own otherwise.
 
         Nothing that goes wrong here removes an artefact: the store removes those whose digest does not match.
@@ -116,17 +113,17 @@ class TrialSession:
         try:
             stored = stages.load(address)
             if stored is not None:
-                self._known = replace(self._go_on_from(stored), seconds=time.monotonic() - started)
+                self._known = replace(self._continue_from(stored), seconds=time.monotonic() - started)
             elif self.job.stage1_stored:
-                self._warning = f"stage 1 {address} is gone and is trained again"
+                self._warning = f"stage 1 {address} was removed; training it again"
         except (MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:  # a state of another version, say, or an error of the device
             self._reuse_error = error
-            self._warning = f"stage 1 {address} cannot be reused and is trained again: {_in_one_line(error)}"
+            self._warning = f"stage 1 {address} cannot be reused; training it again: {_in_one_line(error)}"
             self.trainer = self.loaded.build_trainer(self.job.config)  # a part of the state may have been loaded
 
-    def _go_on_from(self, stored: StageOne) -> StepReport:
+    def _continue_from(self, stored: StageOne) -> StepReport:
         """Puts the trainer at the end of a stored stage 1, and gives the report of it."""
         *earlier, end = (self._as_own(report, stored) for report in stored.history)
         length = self.loaded.inputs.stage_lengths[0]
@@ -140,10 +137,10 @@ class TrialSession:
         return replace(end, stage1_seconds=stored.seconds, history=history)
 
     def _as_own(self, report: StepReport, stored: StageOne) -> StepReport:
-        """A step of a stored stage 1 as this trial reports it: free of cost, judged by this run's objective.
+        """A step of a stored stage 1 as this trial reports it: without cost, scored by this run's objective.
 
         The probe's value is known where the run that trained it had a rung, and its error for that run's objective: a
-        rung that only this run has passes it unjudged.
+        rung that only this run has makes no decision on it.
         """
         inputs = self.loaded.inputs
         same = stored.metric == inputs.metric
@@ -151,7 +148,7 @@ class TrialSession:
             report,
             number=self.job.number,
             attempt=self.job.attempt,
-            value=report.scalars.get(f"probe_{inputs.metric}") if self._judged(1, report.step) else None,
+            value=report.scalars.get(f"probe_{inputs.metric}") if self._is_evaluated_step(1, report.step) else None,
             standard_error=report.standard_error if same else None,
             seconds=0.0,
             reused_from=stored.trained_by,
@@ -183,29 +180,29 @@ class TrialSession:
         if problem is not None:
             self._warning = f"stage 1 {self.job.address} could not be stored for other trials: {problem}"
 
-    def _judged(self, stage: int, step: int) -> bool:
-        """Whether a step stands at a rung or at the end of its stage."""
+    def _is_evaluated_step(self, stage: int, step: int) -> bool:
+        """Whether a step is at a rung or at the end of its stage."""
         inputs = self.loaded.inputs
         return step == inputs.stage_lengths[stage - 1] or Rung(stage, step) in inputs.rungs
 
     def _evaluate(self, losses: dict[str, float], started: float) -> tuple[StepReport, bool]:
-        """The report of a step, and whether it stands at a rung or at the end of its stage."""
+        """The report of a step, and whether it is at a rung or at the end of its stage."""
         inputs = self.loaded.inputs
-        judged = self._judged(self.stage, self.step)
+        evaluated = self._is_evaluated_step(self.stage, self.step)
         logits = self.trainer.predict_logits(self.loaded.val_images)
         evaluation = self.loaded.evaluate(logits)
         scalars = {**losses, **evaluation.scalars}
         value: float | None = evaluation.scalars[inputs.metric]
         if self.stage == 1:
             value = None
-            if judged:
+            if evaluated:
                 logits = self.trainer.probe_logits(self.loaded.val_images)
-                # All metrics, because a run with another objective may take this stage 1 over.
+                # All metrics, because a run with another objective may reuse this stage 1.
                 probe = self.loaded.evaluate(logits).scalars
                 scalars |= {f"probe_{name}": score for name, score in probe.items()}
                 value = probe[inputs.metric]
         final = self.stage == 2 and self.step == inputs.stage_lengths[1]
-        errors = self.loaded.score_errors(logits) if judged else None
+        errors = self.loaded.score_errors(logits) if evaluated else None
         report = StepReport(
             number=self.job.number,
             attempt=self.job.attempt,
@@ -222,7 +219,7 @@ class TrialSession:
             threads=torch.get_num_threads(),
             failure=self._not_finite(losses, value),
         )
-        return report, judged
+        return report, evaluated
 
     def _not_finite(self, losses: dict[str, float], value: float | None) -> str | None:
         where = f"at stage {self.stage} step {self.step}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from trainers.resources import PublishedUnavailable, ResourceUnavailable, resolv
 from trainers.text.label_embeddings import Pooling
 from trainers.text.resolve import resolve_text
 
-if TYPE_CHECKING:
-    pass
-
 
 def resolve_resources(spec: RunSpec, say: Callable[[str], None]) -> tuple[RunSpec, dict[str, Weights]]:
     """Loads every tensor file that a trial of this run may need, and puts their hashes into the spec.
@@ -32,7 +29,7 @@ def resolve_resources(spec: RunSpec, say: Callable[[str], None]) -> tuple[RunSpe
     is done without (random initial weights, no text), with a line that says so.
 
     Raises:
-        UserError: naming each file that is missing, and how to give it or go on without.
+        UserError: naming each file that is missing, and how to give it or continue without.
     """
     problems = Problems()
     found: dict[str, Weights] = {}
@@ -50,13 +47,13 @@ def resolve_resources(spec: RunSpec, say: Callable[[str], None]) -> tuple[RunSpe
         except ResourceUnavailable as error:
             if forgiving and isinstance(error, PublishedUnavailable) and resource.field not in spec.search:
                 instead = "random initial weights" if resource.kind == "backbone" else "no text"
-                say(f"{error}; going on with {resource.field}=none ({instead})")
+                say(f"{error}; continuing with {resource.field}=none ({instead})")
                 return resolve_resources(without(spec, resource), say)
             fix = error.fix or f"give a local file with --set {resource.field}=FILE"
             problems.add(
                 f"{resource.field}={resource.source}",
                 str(error),
-                f"{fix}, or go on without: --set {resource.field}=none",
+                f"{fix}, or continue without: --set {resource.field}=none",
             )
     problems.raise_if_any()
     _check_they_fit(spec, found)
@@ -93,7 +90,7 @@ def without(spec: RunSpec, resource: Resource) -> RunSpec:
     """The same run with a resource switched off in its base config."""
     config = spec.resolve({resource.field: "none"})
     what = f"{resource.name} weights" if resource.kind == "backbone" else resource.source
-    note = f"{resource.field}=none: {what} could not be had here"
+    note = f"{resource.field}=none: {what} unavailable here"
     return spec.model_copy(update={"config": config, "notes": [*spec.notes, note]})
 
 
@@ -122,7 +119,7 @@ def write_label_embeddings(source: str, labels: Sequence[str], pooling: Pooling 
     """Encodes labels and writes the file; returns a line that says what is in it.
 
     Raises:
-        UserError: the encoder cannot be had, or the file cannot be written.
+        UserError: the encoder is unavailable, or the file cannot be written.
     """
     from safetensors.torch import save_file
 

@@ -1,1 +1,1 @@
-"""Searches on Ray Tune. The only package that imports Ray."""
+"""Searches on Ray Tune; the only package that imports Ray."""

@@ -26,6 +26,7 @@ from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.resolver import kept_options, resolve_spec
 from lt_search.config.spec import DIGEST, check_digest, spec_digest
 from lt_search.config.validation import read_yaml
+from lt_search.console import printer
 from lt_search.data.registry import dataset_of
 from lt_search.data.table import Dataset
 from lt_search.errors import ExitCode, Problem, Problems, UserError
@@ -107,7 +108,7 @@ def compare(
     Raises:
         UserError: with every mistake found in any row; nothing was written then.
     """
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = printer(console)
     with ExitStack() as stack:
         if run_options.address is not None:
             stack.enter_context(ray_cluster(run_options.address))  # the budget depends on the cluster's devices
@@ -138,7 +139,7 @@ def _search_rows(
     inputs: SearchInputs | None,
 ) -> ExitCode:
     """Searches the rows in turn; the worst exit code of them."""
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = printer(console)
     deadline = None if run_options.time_budget is None else time.monotonic() + run_options.time_budget
     worst = ExitCode.DONE
     for number, (name, row_options) in enumerate(rows.items(), start=1):
@@ -186,7 +187,7 @@ def show_ranking(folder: FolderStore, console: Console, moved: SpecOptions | Non
         console.print(f"no finished trial yet: {', '.join(missing)}", highlight=False, markup=False)
     records = [{**asdict(row), **row.scalars, "scalars": None} for row in ranked]
     folder.write(RANKING, pd.DataFrame(records).drop(columns="scalars", errors="ignore").to_csv(index=False))
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = printer(console)
     say("The best trials were chosen on this split, so their values are optimistic; the test split was not used.")
     say(f"the table is in {folder.path(RANKING)}")
     scored = command("evaluate", folder.path(f"ROW/{FOLDER}"), "--split", "test")

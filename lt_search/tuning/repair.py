@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from lt_search.config.hints import resume_command
+from lt_search.console import printer
 from lt_search.errors import ExitCode
 from lt_search.results.export import reproduces, sound_weights
 from lt_search.results.summary import TrialSummary, summarise
@@ -42,16 +42,16 @@ def repair_run(store: FolderStore, spec: RunSpec, console: Console) -> ExitCode:
     Raises:
         UserError: if the run is being driven, its data is not found, or its folder cannot be written.
     """
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = printer(console)
     with sole_driver(store.root):
         done = [*repair_journal(store), *repair_logs(store)]
         damaged = set_aside_damaged_checkpoints(store)
         done += [f"trial {number}: a damaged checkpoint was set aside" for number in damaged]
-        for sentence in done or ["the journal, the logs and the checkpoints are sound"]:
+        for sentence in done or ["the journal, the logs and the checkpoints are intact"]:
             say(sentence)
         again = _without_weights(spec, store, damaged)
         code = _train_again(spec, store, again, say) if again else ExitCode.DONE
-    say(f"go on with: {resume_command(store.root)}")
+    say(f"resume with: {resume_command(store.root)}")
     return code
 
 

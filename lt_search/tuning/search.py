@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +12,7 @@ from rich.console import Console
 from lt_search.config.hints import command, resume_command
 from lt_search.config.options import RunOptions, SpecOptions
 from lt_search.config.spec import RunSpec
+from lt_search.console import printer
 from lt_search.errors import ExitCode
 from lt_search.results.export import export_best
 from lt_search.results.report.collect import REPORT, write_report
@@ -66,7 +66,7 @@ def search(
     Raises:
         UserError: with every mistake found; nothing was written then.
     """
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = printer(console)
     with ExitStack() as stack:
         if run_options.resume is None:
             inputs = inputs or load_inputs(options, run_options)

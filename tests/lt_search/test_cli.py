@@ -166,7 +166,7 @@ def test_missing_published_weights_are_said_and_done_without_with_the_small_budg
     options = ("--set", "stage1.backbone=mobilenet_v3_small", "--set", "stage1.weights=imagenet", *SHORT)
     outcome = run("search", "--space", "ldrnet", "--budget", "small", *options, "--plan")
     assert outcome.code == 0, outcome.err
-    assert "going on with stage1.weights=none" in outcome.out
+    assert "continuing with stage1.weights=none" in outcome.out
 
 
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lt_search.config.hints import command, resume_command
+from lt_search.console import printer
 from lt_search.data.workers import progress_bar
 from lt_search.errors import ExitCode, Problem, UserError
 from lt_search.locks import held
@@ -76,7 +77,7 @@ def tune_run(
         UserError: if there is no such run, it has no finished trial with weights, its data has changed, or the
             validation split has fewer than two patients; also if the run is being tuned, or cannot be written.
     """
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = printer(console)
     run, spec = open_run(storage, name, "RUN")
     # Two at once would remove each other's files.
     with held(run.path(f"{POSTHOC}/{LOCK}"), partial(_tuned_by_another, run)):

@@ -136,6 +136,8 @@ def read_package(folder: Path) -> Package:
         thresholds = torch.tensor(content["thresholds"], dtype=torch.float64)
         scalars = {str(name): float(value) for name, value in content["scalars"].items()}
         crossed = float(content["cross_fitted"])
+    except UserError as error:  # an export of a trial, which only tuning writes again
+        raise UserError(*(replace(problem, fix=fix) for problem in error.problems)) from error
     except (yaml.YAMLError, ValidationError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(Problem(place, f"cannot be read: {error!r}", fix)) from error
     if not same or thresholds.shape != (n_classes,) or not bool(members.any(0).all()):

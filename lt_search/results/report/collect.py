@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -14,25 +13,13 @@ from optuna.trial import TrialState
 from lt_search.errors import UserError
 from lt_search.metrics.class_groups import class_groups
 from lt_search.metrics.evaluate import METRICS
-from lt_search.pruning.rungs import Decision
-from lt_search.results.report.content import (
-    ClassScore,
-    Cost,
-    ReportData,
-    RungEntry,
-    RungRow,
-    Score,
-    StepValue,
-    TrialRow,
-    Winner,
-)
+from lt_search.results.report.content import ClassScore, Cost, ReportData, Score, Winner
 from lt_search.results.report.page import render
 from lt_search.results.summary import RunSummary, TrialSummary, summarise
 from lt_search.storage.checkpoints import final_report
 from lt_search.storage.journal import is_driven
-from lt_search.storage.records import read_reports
+from lt_search.storage.records import StepReport, read_reports
 from lt_search.storage.run_folder import LOOKS, POSTHOC, SETTINGS, read_provenance
-from lt_search.storage.schema import records_of
 
 if TYPE_CHECKING:
     from lt_search.config.spec import RunSpec
@@ -71,37 +58,36 @@ def report_data(spec: RunSpec, journal: Journal, store: FolderStore, *, driven: 
         driven: whether a search trains the run's unfinished trials now; else they are interrupted.
     """
     summary = summarise(spec, journal, driven=driven)
-    trials = [_trial_row(spec, store, trial) for trial in summary.trials]
+    history = {trial.number: _history(spec, store, trial.number) for trial in summary.trials}
     metric = METRICS[spec.metric]
     return ReportData(
         title=store.root.name,
         facts=_facts(spec, store, summary),
         metric=spec.metric,
         metric_title=metric.title,
-        trials=trials,
-        rungs=_rung_rows(spec, journal),
+        summary=summary,
+        history=history,
         winner=_winner(spec, store, summary.best) if summary.best else None,
         importances=_importances(journal),
         cost=_cost(summary, reuse=spec.reuse),
-        probe_audit=summary.probe_audit,
         default_trial=0 if summary.trials and spec.search else None,
         log_parameters=frozenset(name for name, p in spec.parameters.items() if _is_log(p.distribution)),
-        notes=(*spec.notes, *_interrupted(trials), *_incomplete_logs(spec, journal, trials)),
+        notes=(*spec.notes, *_interrupted(summary), *_incomplete_logs(spec, journal, history)),
     )
 
 
-def _interrupted(trials: Sequence[TrialRow]) -> list[str]:
-    count = sum(trial.state == "interrupted" for trial in trials)
+def _interrupted(summary: RunSummary) -> list[str]:
+    count = len(summary.of_state("interrupted"))
     return [f"The search is not running; interrupted trials: {count}. Continue it with `--resume`."] if count else []
 
 
-def _incomplete_logs(spec: RunSpec, journal: Journal, trials: Sequence[TrialRow]) -> list[str]:
+def _incomplete_logs(spec: RunSpec, journal: Journal, history: Mapping[int, Sequence[StepReport]]) -> list[str]:
     """A sentence about trials whose journal has values of steps that their log lacks."""
     damaged = []
-    for trial in trials:
-        logged = {step.step + (spec.stage_lengths[0] if step.stage == 2 else 0) for step in trial.history}
-        if not logged.issuperset(journal.trial(trial.number).intermediate_values):
-            damaged.append(str(trial.number))
+    for number, steps in history.items():
+        logged = {step.step + (spec.stage_lengths[0] if step.stage == 2 else 0) for step in steps}
+        if not logged.issuperset(journal.trial(number).intermediate_values):
+            damaged.append(str(number))
     if not damaged:
         return []
     return [
@@ -171,26 +157,10 @@ def _test_scores(store: FolderStore) -> str:
     return f"{LOOKS} cannot be read" if lines is None else f"scored {len(lines)} times (see {LOOKS})"
 
 
-def _trial_row(spec: RunSpec, store: FolderStore, trial: TrialSummary) -> TrialRow:
-    steps = [
-        StepValue(
-            report.stage,
-            report.step,
-            report.value if report.value is not None else math.nan,
-            report.scalars.get(spec.metric) if report.stage == 1 else None,
-        )
-        for report in _readable(lambda: read_reports(store, trial.number)) or ()
-    ]
-    return TrialRow(
-        number=trial.number,
-        state=trial.state,  # type: ignore[arg-type]
-        params=trial.params,
-        history=[step for step in steps if not math.isnan(step.value) or step.head is not None],
-        value=trial.value,
-        standard_error=trial.standard_error,
-        seconds=sum(trial.seconds.values()) if trial.seconds else None,
-        reason=trial.note if trial.state == "failed" else "",
-    )
+def _history(spec: RunSpec, store: FolderStore, number: int) -> list[StepReport]:
+    """The logged steps of a trial that have a score, of the probe, the stage-1 head or the model."""
+    steps = _readable(lambda: read_reports(store, number)) or ()
+    return [step for step in steps if step.value is not None or (step.stage == 1 and spec.metric in step.scalars)]
 
 
 def _readable(read: Callable[[], T]) -> T | None:
@@ -199,22 +169,6 @@ def _readable(read: Callable[[], T]) -> T | None:
         return read()
     except (OSError, ValueError, yaml.YAMLError, UserError):
         return None
-
-
-def _rung_rows(spec: RunSpec, journal: Journal) -> list[RungRow]:
-    trials = records_of(journal.started())
-    return [
-        RungRow(
-            rung.stage,
-            rung.step,
-            [
-                RungEntry(trial.number, entry.value, entry.decision is Decision.STOP, entry.standard_error)
-                for trial in trials
-                if (entry := trial.rungs.get(rung)) is not None
-            ],
-        )
-        for rung in spec.rung_list
-    ]
 
 
 def _winner(spec: RunSpec, store: FolderStore, best: TrialSummary) -> Winner | None:
@@ -255,7 +209,7 @@ def _importances(journal: Journal) -> dict[str, float]:
 
 
 def _cost(summary: RunSummary, *, reuse: bool) -> Cost:
-    spent = sum(sum(trial.seconds.values()) for trial in summary.trials)
+    spent = sum(trial.total_seconds for trial in summary.trials)
     return Cost(spent, summary.saved_by_pruning, summary.saved_by_reuse if reuse else None)
 
 

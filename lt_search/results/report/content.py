@@ -5,69 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from lt_search.pruning.probe_audit import ProbeAudit
 from lt_search.results.report.text import known, parameter_text
+from lt_search.results.summary import RungSummary, RunSummary, TrialSummary
+from lt_search.storage.records import StepReport
 
-TrialState = Literal["finished", "pruned", "failed", "running", "interrupted"]
-"""An interrupted trial is unfinished while no driver holds the run: `--resume` continues it."""
-
-
-@dataclass(frozen=True)
-class StepValue:
-    """Scores of one trial after one step."""
-
-    stage: int
-    """1 or 2."""
-    step: int
-    """Completed steps of this stage, from 1."""
-    value: float
-    """The objective on the validation split: of the probe in stage 1, of the model in stage 2."""
-    head: float | None = None
-    """In stage 1, the objective of the stage-1 head."""
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial."""
-
-    number: int
-    state: TrialState
-    params: Mapping[str, object]
-    """Searched parameters that were active, by name: numbers, strings, booleans or None."""
-    history: Sequence[StepValue] = ()
-    """In the order of progress."""
-    value: float | None = None
-    """The final objective; only a finished trial has one."""
-    standard_error: float | None = None
-    """Bootstrap standard error of `value`."""
-    seconds: float | None = None
-    """Time spent on training and evaluation."""
-    reason: str = ""
-    """Why it failed: the last lines of its error."""
-
-
-@dataclass(frozen=True)
-class RungEntry:
-    """One trial's value at one rung."""
-
-    trial: int
-    value: float
-    stopped: bool
-    """False where the trial continued."""
-    standard_error: float | None = None
-
-
-@dataclass(frozen=True)
-class RungRow:
-    """One rung with its records."""
-
-    stage: int
-    step: int
-    """Completed steps of the stage, from 1."""
-    entries: Sequence[RungEntry]
-    """In order of arrival."""
+STATES = ("finished", "pruned", "failed", "running", "interrupted")
+"""States of a trial in the order to show. `--resume` continues an interrupted one, which no driver holds."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +86,14 @@ class ReportData:
     """The objective's name, such as `mAP`."""
     metric_title: str
     """The objective in words, such as `mean average precision`."""
-    trials: Sequence[TrialRow]
-    rungs: Sequence[RungRow]
-    """In the order in which a trial reaches them."""
+    summary: RunSummary
+    history: Mapping[int, Sequence[StepReport]]
+    """Logged steps that have a score, by trial; trials without any may be absent."""
     winner: Winner | None
     """None while no trial has finished, or where the last step of the best one cannot be read."""
     importances: Mapping[str, float]
     """By parameter, summing to 1; empty where they cannot be computed."""
     cost: Cost
-    probe_audit: Sequence[ProbeAudit] = ()
-    """For each stage-1 rung, the rank correlation between probe score and final objective."""
     default_trial: int | None = None
     """Number of the trial with the paper's values, if the run has one."""
     log_parameters: frozenset[str] = frozenset()
@@ -159,35 +101,34 @@ class ReportData:
     notes: Sequence[str] = ()
     """Sentences to show first: bundled data, interrupted trials, damaged logs, ..."""
 
-    def finished(self) -> list[TrialRow]:
-        """Finished trials, best first; equal values in order of number."""
-        done = [trial for trial in self.trials if trial.state == "finished" and trial.value is not None]
-        return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
-
-    def finished_default(self) -> TrialRow | None:
+    def finished_default(self) -> TrialSummary | None:
         """The trial with the paper's values, once it has finished."""
-        return next((trial for trial in self.finished() if trial.number == self.default_trial), None)
+        return next((trial for trial in self.summary.leaderboard if trial.number == self.default_trial), None)
 
-    def counts(self) -> dict[TrialState, int]:
+    def counts(self) -> dict[str, int]:
         """Number of trials by state, without states that no trial is in."""
-        counts = Counter(trial.state for trial in self.trials)
-        return {state: counts[state] for state in get_args(TrialState) if counts[state]}
+        counts = Counter(trial.state for trial in self.summary.trials)
+        return {state: counts[state] for state in STATES if counts[state]}
 
     def searched(self) -> list[str]:
         """All searched parameters, in order of first appearance."""
-        return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
+        return list(dict.fromkeys(name for trial in self.summary.trials for name in trial.params))
 
     def varying(self) -> list[str]:
         """Searched parameters that differ between trials; all of them where there is one trial."""
-        names = self.searched()
-        if len(self.trials) < 2:
+        names, trials = self.searched(), self.summary.trials
+        if len(trials) < 2:
             return names
-        return [name for name in names if len({parameter_text(t.params.get(name, "–")) for t in self.trials}) > 1]
+        return [name for name in names if len({parameter_text(t.params.get(name, "–")) for t in trials}) > 1]
 
-    def reached_rungs(self) -> list[RungRow]:
+    def reached_rungs(self) -> list[RungSummary]:
         """Rungs that a trial has reached."""
-        return [rung for rung in self.rungs if rung.entries]
+        return [rung for rung in self.summary.rungs if rung.reached]
+
+    def head_value(self, step: StepReport) -> float | None:
+        """The objective of the stage-1 head after a step of stage 1; None in stage 2."""
+        return step.scalars.get(self.metric) if step.stage == 1 else None
 
     def has_curve(self, stage: int) -> bool:
         """Whether a trial has a value of this stage."""
-        return any(step.stage == stage and known(step.value) for trial in self.trials for step in trial.history)
+        return any(step.stage == stage and known(step.value) for steps in self.history.values() for step in steps)

@@ -22,16 +22,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lt_search.results.report.content import ReportData, TrialRow, TrialState, Winner
+from lt_search.pruning.rungs import Decision
+from lt_search.results.report.content import ReportData, Winner
 from lt_search.results.report.text import clean, duration_text, known, parameter_text
+from lt_search.results.summary import TrialSummary
 
 _MAX_COORDINATES = 10
 """Parameters on the parallel coordinates; more of them cannot be labelled."""
 
 _INK, _SOFT, _GRID, _PALE = "#1c2430", "#5a6472", "#e3e7ec", "#b4bbc5"
-_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#b0578d", "#56b4e9"
+_BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#b0578d"
 
-_STATE_STYLE: dict[TrialState, tuple[str, str]] = {
+_STATE_STYLE: dict[str, tuple[str, str]] = {
     "finished": (_BLUE, "o"),
     "pruned": (_ORANGE, "v"),
     "failed": (_RED, "x"),
@@ -69,8 +71,8 @@ _RC: dict[Any, Any] = {
 def optimisation_history(data: ReportData) -> str:
     """Final values by trial number, with the best so far."""
     with _drawing("history", "Final value of each finished trial", _FULL, 3.5) as (axes, done):
-        finished = sorted(data.finished(), key=lambda trial: trial.number)
-        last = max((trial.number for trial in data.trials), default=0)
+        finished = sorted(data.summary.leaderboard, key=lambda trial: trial.number)
+        last = max((trial.number for trial in data.summary.trials), default=0)
         colour, marker = _STATE_STYLE["finished"]
         if finished:
             numbers, values = [t.number for t in finished], [t.value or 0.0 for t in finished]
@@ -92,9 +94,8 @@ def optimisation_history(data: ReportData) -> str:
         else:
             axes.text(0.5, 0.5, "no trial has finished yet", transform=axes.transAxes, ha="center", color=_SOFT)
             axes.set_yticks([])
-        rest: tuple[TrialState, ...] = ("pruned", "failed", "running", "interrupted")
-        for state in rest:
-            marked = [trial.number for trial in data.trials if trial.state == state]
+        for state in ("pruned", "failed", "running", "interrupted"):
+            marked = [trial.number for trial in data.summary.trials if trial.state == state]
             if marked:
                 colour, marker = _STATE_STYLE[state]
                 axes.plot(
@@ -122,13 +123,13 @@ def rung_survival(data: ReportData) -> str:
     rungs = data.reached_rungs()
     with _drawing("survival", "Trials at each rung", _HALF, 1.3 + 0.36 * len(rungs)) as (axes, done):
         rows = np.arange(len(rungs))
-        stopped = np.array([sum(entry.stopped for entry in rung.entries) for rung in rungs])
-        continued = np.array([len(rung.entries) for rung in rungs]) - stopped
+        stopped = np.array([rung.stopped for rung in rungs])
+        continued = np.array([rung.reached for rung in rungs]) - stopped
         axes.barh(rows, continued, color=_BLUE, height=0.66, label="continued")
         axes.barh(rows, stopped, left=continued, color=_ORANGE, height=0.66, label="stopped")
         for row, (on, off) in enumerate(zip(continued, stopped, strict=True)):
             axes.annotate(f"{on} of {on + off}", (on + off, row), (4, 0), textcoords="offset points", va="center")
-        axes.set_yticks(rows, [f"stage {rung.stage}, step {rung.step}" for rung in rungs])
+        axes.set_yticks(rows, [f"stage {each.rung.stage}, step {each.rung.step}" for each in rungs])
         axes.invert_yaxis()
         axes.set_xlabel("trials")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -141,18 +142,18 @@ def rung_survival(data: ReportData) -> str:
 
 def rung_values(data: ReportData) -> str:
     """The values at each rung."""
-    rungs = data.reached_rungs()
+    rungs = [reached.rung for reached in data.reached_rungs()]
     with _drawing("values", "Values at each rung", _HALF, 3.6) as (axes, done):
-        for stopped, (colour, marker), label in (
-            (False, _STATE_STYLE["finished"], "continued"),
-            (True, _STATE_STYLE["pruned"], "stopped"),
+        for decision, (colour, marker), label in (
+            (Decision.CONTINUE, _STATE_STYLE["finished"], "continued"),
+            (Decision.STOP, _STATE_STYLE["pruned"], "stopped"),
         ):
             points = [
                 # Spread sideways by trial number, so that equal values do not hide each other.
-                (place + 0.5 * (entry.trial * 0.618 % 1 - 0.5), entry.value, _error(entry.standard_error))
+                (place + 0.5 * (trial.number * 0.618 % 1 - 0.5), entry.value, _error(entry.standard_error))
                 for place, rung in enumerate(rungs)
-                for entry in rung.entries
-                if entry.stopped == stopped and known(entry.value)
+                for trial in data.summary.trials
+                if (entry := trial.rungs.get(rung)) and entry.decision is decision and known(entry.value)
             ]
             if points:
                 x, y, error = zip(*points, strict=True)
@@ -193,7 +194,7 @@ def coordinates(data: ReportData) -> list[str]:
     names = [
         name
         for name in data.searched()
-        if len({parameter_text(trial.params[name]) for trial in data.trials if name in trial.params}) > 1
+        if len({parameter_text(trial.params[name]) for trial in data.summary.trials if name in trial.params}) > 1
     ]
     if len(names) > _MAX_COORDINATES:
         kept = sorted(names, key=lambda name: -data.importances.get(name, 0.0))[:_MAX_COORDINATES]
@@ -204,7 +205,7 @@ def coordinates(data: ReportData) -> list[str]:
 def parallel_coordinates(data: ReportData) -> str:
     """Parameters and final value of every trial, a line each."""
     names = coordinates(data)
-    finished = data.finished()
+    finished = data.summary.leaderboard
     with _drawing("coordinates", "Parameters of every trial", _FULL, 4.2) as (axes, done):
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
@@ -213,17 +214,17 @@ def parallel_coordinates(data: ReportData) -> str:
         for column, name in enumerate(names):
             places[name], ticks = _scale(name, data)
             _axis(axes, column, ticks)
-            if any(name not in trial.params for trial in data.trials):
+            if any(name not in trial.params for trial in data.summary.trials):
                 axes.text(column, _OFF - 0.03, "off", ha="center", va="top", color=_SOFT, fontsize=8)
         values = [trial.value or 0.0 for trial in finished]
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
         objective, ticks = _linear(low, high)
         _axis(axes, len(names), ticks if finished else [])
 
-        def path(trial: TrialRow) -> list[float]:
+        def path(trial: TrialSummary) -> list[float]:
             return [places[n](trial.params[n]) if n in trial.params else _OFF for n in names]
 
-        unfinished = [trial for trial in data.trials if trial.state != "finished"]
+        unfinished = [trial for trial in data.summary.trials if trial.state != "finished"]
         for trial in unfinished:
             axes.plot(range(len(names)), path(trial), color=_PALE, lw=0.7, alpha=0.6, zorder=1)
         shades = mpl.colormaps["Blues"]
@@ -292,9 +293,10 @@ def learning_curves(data: ReportData, stage: int) -> str:
     name = f"Stage {stage}: {data.metric} after each step"
     with _drawing(f"curves{stage}", name, _HALF, 3.6) as (axes, done):
         labelled: set[str] = set()
-        opacity = 0.75 if len(data.trials) <= 20 else 0.4
-        for trial in data.trials:
-            points = [(v.step, v.value) for v in trial.history if v.stage == stage and known(v.value)]
+        opacity = 0.75 if len(data.summary.trials) <= 20 else 0.4
+        for trial in data.summary.trials:
+            steps = [step for step in data.history.get(trial.number, ()) if step.stage == stage]
+            points = [(step.step, step.value) for step in steps if known(step.value)]
             if not points:
                 continue
             winner = trial.number == best
@@ -314,10 +316,10 @@ def learning_curves(data: ReportData, stage: int) -> str:
                 label=None if label in labelled else label,
             )
             labelled.add(label)
-            heads = [(v.step, v.head) for v in trial.history if v.stage == stage and known(v.head)]
+            heads = [(step.step, value) for step in steps if known(value := data.head_value(step))]
             if winner and heads:
                 axes.plot(*zip(*heads, strict=True), color=_INK, lw=1.6, ls=(0, (4, 2)), label="its stage-1 head")
-        for rung in data.rungs:
+        for rung in (each.rung for each in data.summary.rungs):
             if rung.stage == stage:
                 axes.axvline(rung.step, color=_SOFT, lw=0.8, ls=(0, (1, 2)), zorder=0)
         axes.plot([], [], color=_SOFT, lw=0.8, ls=(0, (1, 2)), label="rung")
@@ -360,7 +362,7 @@ _Ticks = list[tuple[float, str]]
 
 def _scale(name: str, data: ReportData) -> tuple[Callable[[Any], float], _Ticks]:
     """Map from a parameter's value to its height on the axis, 0 to 1, and the ticks of the axis."""
-    values = [trial.params[name] for trial in data.trials if name in trial.params]
+    values = [trial.params[name] for trial in data.summary.trials if name in trial.params]
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) == len(values) and all(math.isfinite(number) for number in numbers):
         low, high = min(numbers), max(numbers)

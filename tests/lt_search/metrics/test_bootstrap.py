@@ -14,6 +14,11 @@ from trainers.task import Task
 Array = npt.NDArray[Any]
 
 
+def weights_of(groups: list[str], n_replicates: int, seed: int) -> Array:
+    """The weights (B, N) of all replicates."""
+    return np.concatenate([*resample_weights(groups, n_replicates, seed)])
+
+
 def images(n: int) -> list[str]:
     return [f"image {index}" for index in range(n)]
 
@@ -28,7 +33,7 @@ def test_replicates_are_those_of_a_plain_python_loop() -> None:
     labels, logits = multi_label(0, n=60)
     groups = [f"patient {index // 3}" for index in range(60)]
     expected = []
-    for counts in resample_weights(groups, 25, seed=7).astype(int):
+    for counts in weights_of(groups, 25, seed=7).astype(int):
         rows = [row for row in range(60) for _ in range(counts[row])]
         drawn = [index for index in range(3) if any(labels[row, index] for row in rows)]
         values = [sk.average_precision_score(labels[rows, index], logits[rows, index]) for index in drawn]
@@ -41,7 +46,7 @@ def test_replicates_are_those_of_a_plain_python_loop() -> None:
 
 def test_weights_draw_as_many_groups_as_there_are_and_keep_their_images_together() -> None:
     groups = ["b", "a", "b", "c", "a", "b"]
-    weights = resample_weights(groups, 500, seed=0)
+    weights = weights_of(groups, 500, seed=0)
     assert weights.shape == (500, 6)
     assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
     assert (weights[:, 0] == weights[:, 2]).all() and (weights[:, 0] == weights[:, 5]).all()
@@ -51,12 +56,12 @@ def test_weights_draw_as_many_groups_as_there_are_and_keep_their_images_together
 
 def test_resamples_depend_on_the_seed_and_not_on_names_or_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [str(index % 17) for index in range(40)]
-    weights = resample_weights(groups, 30, seed=3)
-    assert (weights == resample_weights([f"patient-{group}" for group in groups], 30, seed=3)).all()
-    assert (weights[:10] == resample_weights(groups, 10, seed=3)).all()
-    assert (weights != resample_weights(groups, 30, seed=4)).any()
+    weights = weights_of(groups, 30, seed=3)
+    assert (weights == weights_of([f"patient-{group}" for group in groups], 30, seed=3)).all()
+    assert (weights[:10] == weights_of(groups, 10, seed=3)).all()
+    assert (weights != weights_of(groups, 30, seed=4)).any()
     monkeypatch.setattr(bootstrap, "_CHUNK_BYTES", 7 * 8 * 40)
-    assert (weights == resample_weights(groups, 30, seed=3)).all()
+    assert (weights == weights_of(groups, 30, seed=3)).all()
 
 
 def test_error_of_accuracy_is_that_of_a_bernoulli_mean() -> None:
@@ -89,7 +94,7 @@ def test_a_class_that_a_replicate_did_not_draw_is_left_out_of_it() -> None:
     labels[:, 2] = 0
     labels[0, 2] = 1
     values = Bootstrap("mAP", Task.MULTI_LABEL, labels, images(30)).class_replicates(logits)
-    drawn = resample_weights(images(30), 200, seed=0)[:, 0] > 0
+    drawn = weights_of(images(30), 200, seed=0)[:, 0] > 0
     assert 0 < drawn.sum() < 200
     assert (np.isnan(values[:, 2]) == ~drawn).all()
     overall = Bootstrap("mAP", Task.MULTI_LABEL, labels, images(30)).replicates(logits)

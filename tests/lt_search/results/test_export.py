@@ -56,11 +56,23 @@ def test_the_best_trial_is_exported_with_its_values_resolved(store: FolderStore,
     assert json.loads((folder / "provenance.json").read_text())["git"] == "abc"
 
 
-def test_files_of_two_exports_are_told_apart(store: FolderStore, tiny_spec: RunSpec) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"), [(MODEL, "does not match the hash in best.yaml"), (METRICS, "two different exports")]
+)
+def test_a_file_of_another_export_is_refused(store: FolderStore, tiny_spec: RunSpec, name: str, message: str) -> None:
     folder = export_best(tiny_spec, store, summary(0.4, 0.6))
     other = export_best(tiny_spec, store, summary(0.4), folder="other")
-    (folder / MODEL).write_bytes((other / MODEL).read_bytes())
-    with pytest.raises(UserError, match="two different exports"):
+    (folder / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(UserError, match=f"{message}.*\n.*lt-search export RUN"):
+        read_export(folder)
+
+
+def test_a_bit_flipped_model_is_called_damaged(store: FolderStore, tiny_spec: RunSpec) -> None:
+    folder = export_best(tiny_spec, store, summary(0.4))
+    content = bytearray((folder / MODEL).read_bytes())
+    content[-1] ^= 1
+    (folder / MODEL).write_bytes(content)
+    with pytest.raises(UserError, match="damaged or of another export"):
         read_export(folder)
 
 
@@ -84,7 +96,7 @@ def test_nothing_is_exported_without_a_finished_trial_or_its_weights(store: Fold
     with pytest.raises(UserError, match="no trial of this run has finished"):
         export_best(tiny_spec, store, RunSummary(3, (), ()))
     store.remove("trials/0000")
-    with pytest.raises(UserError, match="trial 0 has no sound weights"):
+    with pytest.raises(UserError, match="trial 0 has no intact weights"):
         export_best(tiny_spec, store, summary(0.4))
     assert not store.exists("best")
 
@@ -112,16 +124,16 @@ def test_a_winner_with_damaged_weights_leaves_the_earlier_export(store: FolderSt
     damaged = bytearray(store.read(name))
     damaged[-5] ^= 1
     store.write(name, bytes(damaged))
-    with pytest.raises(UserError, match=f"trial 1 has no sound weights.*\n.*lt-search repair {store.root}"):
+    with pytest.raises(UserError, match=f"trial 1 has no intact weights.*\n.*lt-search repair {store.root}"):
         export_best(tiny_spec, store, summary(0.4, 0.6))
     assert _files(store.path("best")) == before
 
 
 def test_weights_of_another_configuration_or_training_are_not_exported(store: FolderStore, tiny_spec: RunSpec) -> None:
-    with pytest.raises(UserError, match="trial 0 has no sound weights"):
+    with pytest.raises(UserError, match="trial 0 has no intact weights"):
         export_best(tiny_spec, store, summary(0.7))
     other = TrialSummary(0, "finished", 0.4, 0.1, {**PARAMS, "stage1.lr": 0.4}, {})
-    with pytest.raises(UserError, match="trial 0 has no sound weights"):
+    with pytest.raises(UserError, match="trial 0 has no intact weights"):
         export_best(tiny_spec, store, RunSummary(1, (other,), ()))
 
 

@@ -147,7 +147,7 @@ def test_a_changed_line_is_refused_with_its_place_and_cut_off_with_all_after_it(
     run.write(JOURNAL, damaged)
     _refused(run, f"lines {first} to {_of_trial(run, 3, b'values') + (harm == 'delete') + (harm == 'flip')} are not")
     said = " ".join(repair_journal(run))
-    assert f"the first {first - 1} of {len(damaged.splitlines())} lines are sound" in said
+    assert f"the first {first - 1} of {len(damaged.splitlines())} lines are intact" in said
     assert "lost: trials 3, 4, 5, 6" in said
     assert _ended(run) == {0: 0, 1: 1, 2: 2}
     assert trial_numbers(run.root) == {0, 1, 2}

@@ -179,7 +179,7 @@ def test_other_folders_that_users_keep_in_the_store_are_left_alone(
     assert _run(stages, "prune", "--keep-gb", 1) == 0
     assert sorted(stages.storage.path("stage1").rglob("*")) == before
     shown = capsys.readouterr().out
-    assert "1 of 1 stage-1 artefacts are sound" in shown
+    assert "1 of 1 stage-1 artefacts are intact" in shown
     assert "removed 0 stage-1 artefacts" in shown
     assert "cannot be read" not in shown
 

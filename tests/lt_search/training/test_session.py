@@ -185,7 +185,7 @@ def test_a_stage_1_that_is_damaged_or_gone_is_trained_again_with_one_warning(
     assert [r.value for r in second] == [r.value for r in first]
     warnings = [r.warning for r in second if r.warning]
     assert len(warnings) == 1
-    assert "trained again" in warnings[0]
+    assert "training it again" in warnings[0]
     assert stages.fault("abc") is None, "it is published again"
 
 
@@ -211,7 +211,7 @@ def test_a_stage_1_that_cannot_be_stored_stays_the_trials_own(
     ],
     ids=["state", "features", "no history", "other length"],
 )
-def test_a_sound_artefact_that_does_not_fit_the_trainer_stays_and_every_trial_trains_its_own(
+def test_an_intact_artefact_that_does_not_fit_the_trainer_stays_and_every_trial_trains_its_own(
     sharing: RunInputs, tiny_spec: RunSpec, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     first = _to_the_end(_sharing_session(sharing, tiny_spec, 0))

@@ -107,11 +107,11 @@ def test_a_hub_out_of_reach_is_said_and_done_without_unless_the_budget_is_full(
     said: list[str] = []
     spec, weights = resolve_resources(_spec(*settings, budget="small"), said.append)
     assert weights == {} and spec.config["stage1"]["prompt"] == "none"
-    assert any("tiny/clip could not be had" in note for note in spec.notes)
+    assert any("tiny/clip unavailable here" in note for note in spec.notes)
     [line] = said
-    assert "the hub is out of reach" in line and "going on with stage1.prompt=none (no text)" in line
+    assert "the hub is out of reach" in line and "continuing with stage1.prompt=none (no text)" in line
     assert "\n" not in line
-    with pytest.raises(UserError, match=r"--set stage1\.prompt=FILE, or go on without: --set stage1\.prompt=none"):
+    with pytest.raises(UserError, match=r"--set stage1\.prompt=FILE, or continue without: --set stage1\.prompt=none"):
         resolve_resources(_spec(*settings), print)
 
 

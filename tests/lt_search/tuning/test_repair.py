@@ -72,7 +72,7 @@ def flip(run: FolderStore, number: int) -> None:
 def test_a_sound_run_stays_as_it_is(run: FolderStore, tiny_spec: RunSpec) -> None:
     files = {name: run.read(name) for name in run.list(".", "**/*") if run.path(name).is_file()}
     code, said = repair(run, tiny_spec)
-    assert code is ExitCode.DONE and "are sound" in said and "--resume run" in said
+    assert code is ExitCode.DONE and "are intact" in said and "--resume run" in said
     assert {name: run.read(name) for name in files} == files
 
 
@@ -95,7 +95,7 @@ def test_a_winner_with_damaged_weights_is_trained_again(run: FolderStore, tiny_s
     again = read_model(read_export(export_run(tiny_spec, run)))
     assert all(torch.equal(again[key], sound[key]) for key in sound)
     assert best(run) == (number, value)
-    assert "are sound" in repair(run, tiny_spec)[1]
+    assert "are intact" in repair(run, tiny_spec)[1]
 
 
 def test_of_the_others_only_damaged_ones_are_trained_again(run: FolderStore, tiny_spec: RunSpec) -> None:

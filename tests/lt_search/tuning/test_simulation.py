@@ -229,7 +229,14 @@ def _search(spec: RunSpec, trials: int, folder: Path) -> Expected:
         for step in [*steps1, *steps2]:
             steps[step.stage] += not step.history
             if step.rung == Rung(1, end) and not step.history:
-                stored = StageOne({"weight": torch.zeros(1)}, {}, tuple(steps1), spec.metric, "another", spec.trainer)
+                stored = StageOne(
+                    {"weight": torch.zeros(1)},
+                    {},
+                    history=tuple(steps1),
+                    metric=spec.metric,
+                    trainer=spec.trainer,
+                    trained_by="another",
+                )
                 stages.publish(job.address, stored)
             if controller.observe(step) is Decision.STOP:
                 break

@@ -114,7 +114,7 @@ def test_what_is_adopted_is_evaluated_to_the_very_same_numbers(run: FolderStore)
 
 def test_a_look_at_test_is_recorded_in_the_run(run: FolderStore) -> None:
     tune(run)
-    assert "look 1" in evaluate(run.path("posthoc"), "test")[1]
+    assert "evaluation 1 on" in evaluate(run.path("posthoc"), "test")[1]
     assert run.exists("test_looks.jsonl")
 
 
@@ -275,6 +275,14 @@ def test_a_file_that_was_changed_by_hand_is_refused(run: FolderStore, old: str, 
         read_package(run.path("posthoc"))
 
 
+def test_a_damaged_model_is_refused_with_the_command_that_writes_it_again(run: FolderStore) -> None:
+    tune(run)
+    model = read_package(run.path("posthoc")).models[0].model_file
+    model.write_bytes(model.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"model\.safetensors does not match .*\n.*lt-search posthoc RUN"):
+        read_package(run.path("posthoc"))
+
+
 def test_a_run_without_a_finished_trial_is_refused(tiny_spec: RunSpec, tmp_path: Path) -> None:
     store = finished_run(tiny_spec, tmp_path / "runs")
     for number in range(3):
@@ -302,5 +310,5 @@ def test_a_look_at_the_test_split_is_recorded_where_the_report_cannot_be_written
         run.path("report.html").mkdir()
     code, shown = evaluate(run.path("posthoc"), "test")
     assert code is ExitCode.DONE and "95 % interval" in shown
-    assert "look 1 at this run's test split" in shown and "report could not be written again" in shown
+    assert "evaluation 1 on this run's test split" in shown and "report could not be written again" in shown
     assert run.read("test_looks.jsonl").count(b"\n") == 1

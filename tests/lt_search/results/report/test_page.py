@@ -2,38 +2,51 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lt_search.metrics.class_groups import class_groups
 from lt_search.pruning.probe_audit import Correlation, ProbeAudit
-from lt_search.pruning.rungs import Rung
-from lt_search.results.report.content import (
-    ClassScore,
-    Cost,
-    ReportData,
-    RungEntry,
-    RungRow,
-    Score,
-    StepValue,
-    TrialRow,
-    TrialState,
-    Winner,
-)
+from lt_search.pruning.rungs import Decision, Rung
+from lt_search.results.report.content import ClassScore, Cost, ReportData, Score, Winner
 from lt_search.results.report.page import render
+from lt_search.results.summary import RungSummary, RunSummary, TrialSummary
+from lt_search.storage.records import StepReport
+from lt_search.storage.schema import RungEntry
 
-RUNGS = ((1, 2), (1, 6), (2, 2), (2, 5))
+RUNGS = (Rung(1, 2), Rung(1, 6), Rung(2, 2), Rung(2, 5))
 STAGE_LENGTH = {1: 16, 2: 10}
 VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+def step(stage: int, step: int, value: float, head: float | None = None) -> StepReport:
+    return StepReport(0, 1, stage, step, value=value, scalars={} if head is None else {"mAP": head})
+
+
+def trial(
+    number: int,
+    state: str,
+    params: Mapping[str, Any],
+    value: float | None = None,
+    standard_error: float | None = None,
+    note: str = "",
+) -> TrialSummary:
+    return TrialSummary(number, state, value, standard_error, params, {}, note)
+
+
+def with_trials(data: ReportData, trials: Sequence[TrialSummary]) -> ReportData:
+    return replace(data, summary=replace(data.summary, trials=tuple(trials)))
 
 
 def synthetic(n_trials: int, n_classes: int = 10, seed: int = 0) -> ReportData:
     """A search that looks like a real one: values rise, rungs stop the worst, some trials fail or are still running."""
     rng = np.random.default_rng(seed)
-    trials, entries = [], {rung: list[RungEntry]() for rung in RUNGS}
+    trials, histories = list[TrialSummary](), dict[int, list[StepReport]]()
     for number in range(n_trials):
         params: dict[str, object] = {
             "stage1.lr": float(10 ** rng.uniform(-4.5, -2)),
@@ -49,41 +62,44 @@ def synthetic(n_trials: int, n_classes: int = 10, seed: int = 0) -> ReportData:
             params["stage1.gamma"] = float(rng.uniform(0, 5))
         quality = 0.85 - 0.04 * (math.log10(float(str(params["stage1.lr"]))) + 3.2) ** 2
         quality += 0.05 * float(str(params["stage2.alpha"])) + 0.02 * rng.normal() + 0.01 * min(1, number / 20)
-        history, state, reason, value = list[StepValue](), "finished", "", None
+        history, rungs, state, note, value = list[StepReport](), dict[Rung, RungEntry](), "finished", "", None
         for stage, length in STAGE_LENGTH.items():
-            for step in range(1, length + 1):
-                value = quality - 0.35 * math.exp(-step / 3) * (stage == 1) + 0.02 * (stage - 1) * (1 - 1 / step)
+            for done in range(1, length + 1):
+                value = quality - 0.35 * math.exp(-done / 3) * (stage == 1) + 0.02 * (stage - 1) * (1 - 1 / done)
                 value += 0.004 * rng.normal()
                 head = value - 0.06 if stage == 1 else None
-                history.append(StepValue(stage, step, value, head))
-                if (stage, step) in entries:
-                    peers = [entry.value for entry in entries[stage, step]]
+                history.append(step(stage, done, value, head))
+                if (rung := Rung(stage, done)) in RUNGS:
+                    peers = [trial.rungs[rung].value for trial in trials if rung in trial.rungs]
                     stopped = len(peers) >= 3 and value + 0.012 < float(np.quantile(peers, 0.6))
-                    entries[stage, step].append(RungEntry(number, value, stopped, 0.012))
+                    decision = Decision.STOP if stopped else Decision.CONTINUE
+                    rungs[rung] = RungEntry(str(number), value, 0.012, decision, len(peers), None, counts=True)
                     state = "pruned" if stopped else state
                 if rng.random() < 0.002:
-                    state, reason = "failed", "ValueError: loss is NaN\n  in stage2_step <script>alert(1)</script> & co"
-                    history.append(StepValue(stage, step, math.nan))
+                    state, note = "failed", "ValueError: loss is NaN\n  in stage2_step <script>alert(1)</script> & co"
+                    history.append(step(stage, done, math.nan))
                 if state == "finished" and number >= n_trials - 2 and n_trials > 5 and len(history) > 9:
                     state = "running"
                 if state != "finished":
                     break
             if state != "finished":
                 break
-        kept: TrialState = state  # type: ignore[assignment]
-        finished = kept == "finished"
+        finished = state == "finished"
+        histories[number] = history
         trials.append(
-            TrialRow(
+            TrialSummary(
                 number=number,
-                state=kept,
+                state=state,
                 params=params,
-                history=history,
                 value=history[-1].value if finished else None,
                 standard_error=0.012 if finished else None,
-                seconds=9.0 * len(history),
-                reason=reason,
+                seconds={"stage1": 9.0 * len(history)},
+                note=note,
+                rungs=rungs,
             )
         )
+    reached = [[trial.rungs[rung] for trial in trials if rung in trial.rungs] for rung in RUNGS]
+    counts = [(len(entries), sum(entry.decision is Decision.STOP for entry in entries)) for entries in reached]
     data = ReportData(
         title="ldrnet-digits-ml-0001",
         facts={
@@ -98,23 +114,27 @@ def synthetic(n_trials: int, n_classes: int = 10, seed: int = 0) -> ReportData:
         },
         metric="mAP",
         metric_title="mean average precision",
-        trials=trials,
-        rungs=[RungRow(stage, step, rows) for (stage, step), rows in entries.items()],
+        summary=RunSummary(
+            target=n_trials,
+            trials=tuple(trials),
+            rungs=tuple(RungSummary(rung, *count) for rung, count in zip(RUNGS, counts, strict=True)),
+        ),
+        history=histories,
         winner=None,
         importances=dict(zip(trials[0].params, IMPORTANCES, strict=False)) if trials else {},
-        cost=Cost(spent=9.0 * sum(len(t.history) for t in trials), saved_by_pruning=9.0 * 16 * n_trials / 2),
+        cost=Cost(spent=9.0 * sum(map(len, histories.values())), saved_by_pruning=9.0 * 16 * n_trials / 2),
         default_trial=0,
         log_parameters=frozenset({"stage1.lr", "stage1.weight_decay", "stage2.virtual_images"}),
         notes=["This run used bundled data: mosaics of handwritten digits, not medical images."],
     )
-    best = data.finished()[:1]
+    best = data.summary.leaderboard[:1]
     return replace(data, winner=winner_of(best[0], n_classes, rng)) if best else data
 
 
 IMPORTANCES = (0.41, 0.02, 0.05, 0.3, 0.08, 0.04, 0.01, 0.09)
 
 
-def winner_of(trial: TrialRow, n_classes: int, rng: np.random.Generator) -> Winner:
+def winner_of(trial: TrialSummary, n_classes: int, rng: np.random.Generator) -> Winner:
     counts = [int(1500 * 0.8**index) + 3 for index in range(n_classes)]
     groups = class_groups(counts)
     group_of = {index: name for name, members in groups.items() for index in members}
@@ -213,12 +233,13 @@ def test_figures_label_their_axes() -> None:
 def test_only_finished_trials_are_ranked() -> None:
     data = synthetic(0)
     rows = [
-        TrialRow(0, "finished", {"a": 0.1}, value=0.5, standard_error=0.01),
-        TrialRow(1, "pruned", {"a": 0.2}, history=[StepValue(1, 2, 0.99)]),
-        TrialRow(2, "finished", {"a": 0.3}, value=0.7),
-        TrialRow(3, "failed", {"a": 0.4}, history=[StepValue(2, 1, math.nan)], reason="diverged"),
+        trial(0, "finished", {"a": 0.1}, value=0.5, standard_error=0.01),
+        trial(1, "pruned", {"a": 0.2}),
+        trial(2, "finished", {"a": 0.3}, value=0.7),
+        trial(3, "failed", {"a": 0.4}, note="diverged"),
     ]
-    page = render(replace(data, trials=rows))
+    history = {1: [step(1, 2, 0.99)], 3: [step(2, 1, math.nan)]}
+    page = render(replace(with_trials(data, rows), history=history))
     board = section(page, "leaderboard")
     assert re.findall(r"\d\.\d{4}[^<]*", board) == ["0.7000", "0.5000 ± 0.0100"]
     assert "paper's values" in board
@@ -228,8 +249,8 @@ def test_only_finished_trials_are_ranked() -> None:
 
 
 def test_a_run_without_a_finished_trial_says_so() -> None:
-    rows = [TrialRow(0, "running", {"a": 1}, history=[StepValue(1, 1, 0.4)]), TrialRow(1, "failed", {})]
-    page = render(replace(synthetic(0), trials=rows))
+    rows = [trial(0, "running", {"a": 1}), trial(1, "failed", {})]
+    page = render(replace(with_trials(synthetic(0), rows), history={0: [step(1, 1, 0.4)]}))
     assert "No trial has finished yet" in section(page, "leaderboard")
     assert "no trial has finished yet" in section(page, "history")
     assert "1 failed, 1 running" in page
@@ -241,15 +262,16 @@ def test_untrusted_text_is_escaped() -> None:
     data = synthetic(12)
     assert data.winner is not None
     classes = [replace(score, name=f"{evil} {score.name}") for score in data.winner.classes]
-    trials = [replace(trial, params={**trial.params, evil: f"{evil}{trial.number % 2}"}) for trial in data.trials]
-    trials[3] = replace(trials[3], state="failed", value=None, reason=evil)
+    trials = [
+        replace(trial, params={**trial.params, evil: f"{evil}{trial.number % 2}"}) for trial in data.summary.trials
+    ]
+    trials[3] = replace(trials[3], state="failed", value=None, note=evil)
     page = render(
         replace(
-            data,
+            with_trials(data, trials),
             title=evil,
             facts={evil: evil},
             notes=[evil],
-            trials=trials,
             winner=replace(data.winner, classes=classes),
             importances={evil: 1.0},
         )
@@ -265,14 +287,19 @@ def test_unknown_values_are_dashes() -> None:
     assert data.winner is not None
     unknown = [replace(score, score=None) for score in data.winner.classes[:1]]
     unknown += [replace(score, score=Score(0.5, math.nan)) for score in data.winner.classes[1:]]
-    trials = [replace(trial, standard_error=None, seconds=None) for trial in data.trials]
-    rungs = [replace(rung, entries=[replace(e, standard_error=None) for e in rung.entries]) for rung in data.rungs]
+    trials = [
+        replace(
+            trial,
+            standard_error=None,
+            seconds={},
+            rungs={rung: replace(entry, standard_error=None) for rung, entry in trial.rungs.items()},
+        )
+        for trial in data.summary.trials
+    ]
     page = render(
         replace(
-            data,
+            with_trials(data, trials),
             winner=replace(data.winner, classes=unknown, groups={}),
-            trials=trials,
-            rungs=rungs,
             importances={},
             default_trial=None,
         )
@@ -286,12 +313,12 @@ def test_unknown_values_are_dashes() -> None:
 
 def test_parallel_coordinates_keep_the_most_important_parameters() -> None:
     rows = [
-        TrialRow(number, "finished", {f"p{i}": number * 0.1 + i for i in range(14)}, value=0.5 + 0.1 * number)
+        trial(number, "finished", {f"p{i}": number * 0.1 + i for i in range(14)}, value=0.5 + 0.1 * number)
         for number in range(3)
     ]
     rows[0] = replace(rows[0], params={**rows[0].params, "p0": None})
     importances = {f"p{i}": (14 - i) / 105 for i in range(14)}
-    drawn = section(render(replace(synthetic(0), trials=rows, importances=importances)), "coordinates")
+    drawn = section(render(replace(with_trials(synthetic(0), rows), importances=importances)), "coordinates")
     assert re.findall(r">(p\d+)<", drawn) == [f"p{i}" for i in range(10)]
     assert "4 parameters are left out" in drawn
 
@@ -302,7 +329,8 @@ def test_the_probe_audit_compares_the_probe_with_the_stage_1_head() -> None:
         ProbeAudit(Rung(1, 6), 12, Correlation(0.81, 0.62, 0.91), None),
         ProbeAudit(Rung(1, 9), 3, None, None),
     )
-    page = render(replace(synthetic(30), probe_audit=seen))
+    data = synthetic(30)
+    page = render(replace(data, summary=replace(data.summary, probe_audit=seen)))
     cells = [re.findall("<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows_of(section(page, "rungs"))[1:]]
     assert cells == [
         ["stage 1 step 2", "21", "0.10 [-0.20, 0.40]", "0.31 [0.00, 0.56]"],
@@ -314,10 +342,10 @@ def test_the_probe_audit_compares_the_probe_with_the_stage_1_head() -> None:
 
 
 def test_a_long_table_keeps_its_rest_behind_a_click() -> None:
-    rows = [TrialRow(number, "pruned", {}) for number in range(30)]
-    short = section(render(replace(synthetic(0), trials=rows[:25])), "trials")
+    rows = [trial(number, "pruned", {}) for number in range(30)]
+    short = section(render(with_trials(synthetic(0), rows[:25])), "trials")
     assert len(rows_of(short)) == 1 + 25 and "<details>" not in short
-    shown, rest = section(render(replace(synthetic(0), trials=rows)), "trials").split("<details>")
+    shown, rest = section(render(with_trials(synthetic(0), rows)), "trials").split("<details>")
     assert "<summary>5 more trials</summary>" in rest
     assert rows_of(shown) == rows_of(short)
     assert [re.findall('<td class="number">(\\d+)</td>', row)[0] for row in rows_of(rest)[1:]] == [
@@ -330,8 +358,8 @@ def test_a_long_table_keeps_its_rest_behind_a_click() -> None:
 
 
 def test_interrupted_trials_are_counted_and_drawn() -> None:
-    rows = [TrialRow(0, "interrupted", {"a": 1}, history=[StepValue(1, 1, 0.4)])]
-    page = render(replace(synthetic(0), trials=rows))
+    rows = [trial(0, "interrupted", {"a": 1})]
+    page = render(replace(with_trials(synthetic(0), rows), history={0: [step(1, 1, 0.4)]}))
     assert "1 interrupted" in page
     assert '<span class="badge interrupted">interrupted</span>' in section(page, "trials")
     assert "interrupted (1)" in section(page, "history") and "interrupted" in section(page, "curves")
@@ -339,18 +367,18 @@ def test_interrupted_trials_are_counted_and_drawn() -> None:
 
 def test_a_winner_whose_scores_cannot_be_read_is_reported() -> None:
     data = synthetic(4)
-    best = data.finished()[0].number
+    best = data.summary.leaderboard[0].number
     scores = section(render(replace(data, winner=None)), "classes")
     assert f"The last step of trial {best} can be read from neither its log nor its checkpoint." in scores
 
 
 def test_inactive_parameters_are_off() -> None:
     rows = [
-        TrialRow(0, "finished", {"loss": "bce", "lr": 0.1}, value=0.5),
-        TrialRow(1, "finished", {"loss": "triplet", "lr": 0.1, "margin": 0.3}, value=0.6),
-        TrialRow(2, "pruned", {"loss": "triplet", "lr": 0.1, "margin": 0.1}),
+        trial(0, "finished", {"loss": "bce", "lr": 0.1}, value=0.5),
+        trial(1, "finished", {"loss": "triplet", "lr": 0.1, "margin": 0.3}, value=0.6),
+        trial(2, "pruned", {"loss": "triplet", "lr": 0.1, "margin": 0.1}),
     ]
-    page = render(replace(synthetic(0), trials=rows))
+    page = render(with_trials(synthetic(0), rows))
     assert ">off<" in section(page, "coordinates")
     assert "The same in all trials: lr." in section(page, "leaderboard")
 
