@@ -37,6 +37,7 @@ _FILE_SYSTEM_ERRORS = frozenset(
         errno.EISDIR,
         errno.ENOTDIR,
         errno.EIO,
+        errno.ELOOP,
     }
 )
 """Errors of a file or a folder that are not bugs: full, read-only, or something else is in its place."""

@@ -81,6 +81,8 @@ def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: 
     if checkpoint is None:
         what = f"trial {trial.number} has no intact weights: they are damaged, missing or of another training"
         raise UserError(Problem("export", what, f"train it again: {repair_command(store.root)}"))
+    if not checkpoint.verified and _holds(store.path(folder), trial):
+        return store.path(folder)  # nobody could tell whether the checkpoint is still what was exported
     final = checkpoint.report
     tensors, text = pack(checkpoint.state["model"])
     metrics = {
@@ -115,6 +117,14 @@ def export_trial(spec: RunSpec, store: FolderStore, summary: RunSummary, trial: 
     finally:
         store.remove(new)
     return store.path(folder)
+
+
+def _holds(folder: Path, trial: TrialSummary) -> bool:
+    """Whether a folder is an intact export of a trial."""
+    try:
+        return read_export(folder).trial == trial.number
+    except UserError:
+        return False
 
 
 def sound_weights(spec: RunSpec, store: FolderStore, trial: TrialSummary) -> Checkpoint | None:

@@ -39,6 +39,8 @@ class Checkpoint:
     state: State
     history: tuple[StepReport, ...] = ()
     """In stage 1, the reports of the steps before it."""
+    verified: bool = True
+    """False where it was read from a file of an earlier version, which has no checksum."""
 
 
 def trainer_of(store: FolderStore, number: int) -> str:
@@ -133,7 +135,8 @@ def read_checkpoint(store: FolderStore, name: str) -> tuple[Checkpoint, str | No
             raise DamagedCheckpointError("it is damaged: its checksum does not match")
         history = tuple(StepReport.from_plain(report) for report in json.loads(metadata.get("history", "[]")))
         state = unpack(tensors, metadata["state"])
-        return Checkpoint(StepReport.from_json(metadata["report"]), state, history), metadata.get(CONFIG)
+        report = StepReport.from_json(metadata["report"])
+        return Checkpoint(report, state, history, verified=checksum is not None), metadata.get(CONFIG)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"it is damaged: {error}") from error
 

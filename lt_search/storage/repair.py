@@ -5,6 +5,7 @@ Every step may be repeated after a kill.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -24,9 +25,9 @@ from lt_search.storage.journal import (
     sole_driver,
     unparsable_line,
 )
-from lt_search.storage.prefix_digests import cut, verify
+from lt_search.storage.prefix_digests import cut, side_file, verify
 from lt_search.storage.records import StepReport, is_torn, log_name, read_reports
-from lt_search.storage.run_folder import JOURNAL, set_aside, trial_folder, trial_numbers
+from lt_search.storage.run_folder import JOURNAL, TRIALS_FOLDER, set_aside, trial_folder, trial_numbers
 
 if TYPE_CHECKING:
     from lt_search.storage.files import FolderStore
@@ -63,13 +64,14 @@ def repair_journal(store: FolderStore) -> list[str]:
         What was done, in sentences; empty if nothing was wrong.
     """
     path = store.path(JOURNAL)
-    done: list[str] = []
-    if path.is_dir():
-        done.append(f"{JOURNAL} was a folder: moved to {set_aside(store, JOURNAL)}")
+    done = _set_wrong_kinds_aside(store)
     content = path.read_bytes() if path.exists() else b""
     changed_before = verify(path).changed_before
     intact = _intact_part(path, content)
-    if changed_before is not None or len(intact) < len(content):
+    if not content and changed_before is not None:
+        cut(path, 0)
+        done.append(f"{JOURNAL} is missing or empty: no trial stays")
+    elif changed_before is not None or len(intact) < len(content):
         copy = set_aside(store)
         store.write(f"{copy}/{JOURNAL}", content)
         store.write(JOURNAL, intact)
@@ -85,6 +87,20 @@ def repair_journal(store: FolderStore) -> list[str]:
         )
     if done:
         done.append(f"{known} trials stay; those that {JOURNAL} has not ended continue when the run is resumed")
+    return done
+
+
+def _set_wrong_kinds_aside(store: FolderStore) -> list[str]:
+    """Moves folders and broken links away that are in the place of files, and the other way round."""
+    done = []
+    for name, is_right in (
+        (JOURNAL, Path.is_file),
+        (side_file(store.path(JOURNAL)).name, Path.is_file),
+        (TRIALS_FOLDER, Path.is_dir),
+    ):
+        if os.path.lexists(store.path(name)) and not is_right(store.path(name)):
+            kind = "folder" if is_right is Path.is_dir else "file"
+            done.append(f"{name} was not a {kind}: moved to {set_aside(store, name)}")
     return done
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 
 from lt_search.config.hints import resume_command
 from lt_search.console import printer
-from lt_search.errors import ExitCode
-from lt_search.results.export import reproduces, sound_weights
+from lt_search.errors import ExitCode, UserError
+from lt_search.results.export import FOLDER, read_export, reproduces, sound_weights
 from lt_search.results.summary import TrialSummary, summarise
 from lt_search.storage.checkpoints import checkpoint_files
 from lt_search.storage.journal import Journal, NoTrialsYetError, sole_driver
@@ -44,7 +45,10 @@ def repair_run(store: FolderStore, spec: RunSpec, console: Console) -> ExitCode:
     """
     say = printer(console)
     with sole_driver(store.root):
-        done = [*repair_journal(store), *repair_logs(store)]
+        done = repair_journal(store)
+        if done and (stale := _stale_export(spec, store)):
+            done.append(stale)
+        done += repair_logs(store)
         damaged = set_aside_damaged_checkpoints(store)
         done += [f"trial {number}: a damaged checkpoint was set aside" for number in damaged]
         for sentence in done or ["the journal, the logs and the checkpoints are intact"]:
@@ -53,6 +57,19 @@ def repair_run(store: FolderStore, spec: RunSpec, console: Console) -> ExitCode:
         code = _train_again(spec, store, again, say) if again else ExitCode.DONE
     say(f"resume with: {resume_command(store.root)}")
     return code
+
+
+def _stale_export(spec: RunSpec, store: FolderStore) -> str:
+    """Moves an export away whose trial the journal does not have any more; a sentence about that, if there is one."""
+    if not store.exists(FOLDER):
+        return ""
+    finished: set[int] = set()
+    with suppress(NoTrialsYetError):
+        finished = {trial.number for trial in summarise(spec, Journal.reader(store.path(JOURNAL))).leaderboard}
+    with suppress(UserError):
+        if read_export(store.path(FOLDER)).trial in finished:
+            return ""
+    return f"{FOLDER}/ is not of a finished trial of the journal: moved to {set_aside(store, FOLDER)}"
 
 
 def _without_weights(spec: RunSpec, store: FolderStore, damaged: list[int]) -> list[TrialSummary]:

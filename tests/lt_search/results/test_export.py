@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 from optuna.trial import TrialState
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lt_search.config.spec import RunSpec
 from lt_search.errors import UserError
@@ -194,6 +196,29 @@ def test_a_folder_that_cannot_be_written_is_named(
         export_run(tiny_spec, store)
     monkeypatch.undo()
     assert read_export(store.path("best")).trial == 0
+
+
+def _as_of_an_earlier_version(store: FolderStore, weight: float) -> None:
+    """Writes the checkpoint of trial 0 as earlier versions did, without checksum and digest of its config."""
+    path = store.path("trials/0000/checkpoint-a001.safetensors")
+    with safe_open(path, "pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key not in {"config", "checksum"}}
+        tensors = {key: torch.full_like(file.get_tensor(key), weight) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata)
+
+
+def test_a_checkpoint_without_a_checksum_replaces_no_intact_export_of_its_trial(
+    store: FolderStore, tiny_spec: RunSpec
+) -> None:
+    store.write("trials/0000/config.yaml", yaml.safe_dump(tiny_spec.resolve(PARAMS)))
+    _as_of_an_earlier_version(store, 0.4)
+    folder = export_best(tiny_spec, store, summary(0.4))
+    model = (folder / MODEL).read_bytes()
+    _as_of_an_earlier_version(store, 0.5)  # a flipped bit, which nobody can see
+    assert (export_best(tiny_spec, store, summary(0.4)) / MODEL).read_bytes() == model
+    (folder / MODEL).write_bytes(b"damaged")
+    export_best(tiny_spec, store, summary(0.4))
+    assert read_export(folder).trial == 0, "an export that is damaged is written again"
 
 
 def test_disk_is_kept_for_the_best_trials_first_and_always_for_the_best(store: FolderStore) -> None:

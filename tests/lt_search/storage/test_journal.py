@@ -273,8 +273,30 @@ def test_a_folder_in_place_of_the_journal_is_named_and_moved_away(run: FolderSto
     for opened in (lambda: Journal(run.path(JOURNAL), ReseededSampler(0)), lambda: Journal.reader(run.path(JOURNAL))):
         with pytest.raises(UserError, match=r"journal\.log: cannot be opened: Is a directory"):
             opened()
-    assert "was a folder" in repair_journal(run)[0]
+    assert "was not a file" in repair_journal(run)[0]
     assert _ended(run) == {}
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop"])
+@pytest.mark.parametrize("name", [JOURNAL, f"{JOURNAL}.digests", "trials"])
+def test_what_is_in_the_place_of_a_file_or_folder_is_moved_away(run: FolderStore, name: str, kind: str) -> None:
+    run.rename(name, "kept")
+    if kind == "loop":
+        run.path(name).symlink_to(name)
+    elif name == "trials":
+        run.path(name).write_text("a file")
+    else:
+        run.path(name).mkdir()
+    assert f"{name} was not a" in repair_journal(run)[0]
+    assert repair_journal(run) == []
+    if name != JOURNAL:
+        assert len(Journal.reader(run.path(JOURNAL)).trials()) == 7
+
+
+def test_the_repair_of_a_missing_journal_claims_no_copy_of_it(run: FolderStore) -> None:
+    run.remove(JOURNAL)
+    assert repair_journal(run)[0] == f"{JOURNAL} is missing or empty: no trial stays"
+    assert repair_journal(run) == []
 
 
 def test_a_new_journal_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

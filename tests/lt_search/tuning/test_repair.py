@@ -98,6 +98,14 @@ def test_a_winner_with_damaged_weights_is_trained_again(run: FolderStore, tiny_s
     assert "are intact" in repair(run, tiny_spec)[1]
 
 
+def test_an_export_of_a_trial_that_is_lost_is_moved_away(run: FolderStore, tiny_spec: RunSpec) -> None:
+    export_run(tiny_spec, run)
+    assert run.exists("best/best.yaml")
+    run.remove(JOURNAL)
+    said = repair(run, tiny_spec)[1]
+    assert "best/ is not of a finished trial" in said and not run.exists("best")
+
+
 def test_of_the_others_only_damaged_ones_are_trained_again(run: FolderStore, tiny_spec: RunSpec) -> None:
     damaged, removed = (number for number in range(3) if number != best(run)[0])
     flip(run, damaged)
