@@ -109,9 +109,9 @@ def open_verified(path: Path) -> tuple[JournalStorage, Verified]:
     except (UserError, MemoryError):
         raise
     except OSError as error:
-        place = Path(error.filename or path)
-        fix = "make it readable, and its folder writable" if place.is_file() else repair_command(path.parent)
-        raise UserError(Problem(str(place), f"cannot be opened: {error.strerror}", fix)) from error
+        file = Path(error.filename or path)
+        fix = "make it readable, and its folder writable" if file.is_file() else repair_command(path.parent)
+        raise UserError(Problem(str(file), f"cannot be opened: {error.strerror}", fix)) from error
     except Exception as error:  # whatever a damaged entry makes Optuna raise
         line = unparsable_line(path.read_bytes())
         place = f"line {line}" if line is not None else f"an entry ({type(error).__name__}: {error})"
