@@ -1,4 +1,4 @@
-"""What a comparison refuses before anything is trained; whole comparisons are in `tests/test_search.py`."""
+"""What a comparison refuses before anything is trained; whole comparisons are in `tests/searches/`."""
 
 from __future__ import annotations
 
